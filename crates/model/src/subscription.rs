@@ -1,0 +1,224 @@
+//! What a service asked to be sent, where to and how.
+
+use std::{collections::BTreeMap, fmt};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    filter::Filter,
+    glob::Glob,
+    id::SubscriptionId,
+    matching::HeaderMatch,
+    names::{ChannelName, ServiceName, Tenant},
+    signature::Secret,
+    time::Time,
+    topic::TopicPattern,
+};
+
+/// Whether a subscription gets its deliveries now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Status {
+    /// Deliveries flow.
+    Active,
+    /// Paused by someone: what arrives is parked.
+    Paused,
+    /// Disabled by Postroad, with a reason: what arrives is parked.
+    Disabled,
+}
+
+impl Status {
+    /// As the API and the lanes write it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Active => "active",
+            Self::Paused => "paused",
+            Self::Disabled => "disabled",
+        }
+    }
+}
+
+/// Which channels a subscription listens to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Channels {
+    /// One, by name.
+    Channel(ChannelName),
+    /// All that a glob matches, read as Redis PSUBSCRIBE reads it.
+    Pattern(Glob),
+}
+
+/// What a subscription wants: everything named here must match.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Selector {
+    /// The channels.
+    #[serde(flatten)]
+    pub channels: Channels,
+    /// Read as the message's channel type says: a topic pattern by default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub routing_key: Option<TopicPattern>,
+    /// Headers to compare, whatever the channel's type.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub header_match: Option<HeaderMatch>,
+    /// An event pattern over the payload.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub filter_criteria: Option<Filter>,
+}
+
+/// When to try again after a failed attempt.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct RetryPolicy {
+    /// Retries after the first attempt, 0 to 100.
+    pub max_retries: u32,
+    /// Milliseconds before the first retry.
+    pub retry_delay_ms: u64,
+    /// What the delay is multiplied by before each further retry, 1 to 100.
+    pub backoff_multiplier: f64,
+}
+
+impl Default for RetryPolicy {
+    fn default() -> Self {
+        Self { max_retries: 3, retry_delay_ms: 60_000, backoff_multiplier: 2.0 }
+    }
+}
+
+impl RetryPolicy {
+    /// The most retries that can be asked for.
+    pub const MAX_RETRIES: u32 = 100;
+    /// The longest delay before a retry, jitter aside.
+    pub const CEILING_MS: u64 = 3_600_000;
+
+    /// How often a delivery is attempted in all.
+    pub fn max_attempts(&self) -> u32 {
+        self.max_retries + 1
+    }
+
+    /// Milliseconds before retry `retry` (from 1), without jitter: the delay times the multiplier to the
+    /// power of `retry` - 1, at most an hour.
+    pub fn delay_ms(&self, retry: u32) -> u64 {
+        let power = i32::try_from(retry.saturating_sub(1)).unwrap_or(i32::MAX);
+        let base = f64::from(u32::try_from(self.retry_delay_ms).unwrap_or(u32::MAX));
+        let delay = base * self.backoff_multiplier.powi(power);
+        let ceiling = f64::from(u32::try_from(Self::CEILING_MS).unwrap_or(u32::MAX));
+        if delay >= ceiling { Self::CEILING_MS } else { crate::delivery::millis(delay) }
+    }
+}
+
+/// How a delivery is put into a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Format {
+    /// `MessageDelivery` as JSON.
+    #[default]
+    Native,
+}
+
+/// A subscription, whole. Its record in Redis is this, as JSON: fields are added with a default, and
+/// never renamed or dropped.
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
+pub struct Subscription {
+    /// Its id.
+    pub id: SubscriptionId,
+    /// The tenant it lives in.
+    pub tenant: Tenant,
+    /// The service it belongs to.
+    pub service_name: ServiceName,
+    /// What it wants.
+    #[serde(flatten)]
+    pub selector: Selector,
+    /// Where deliveries go; none for a pull subscription.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub callback_url: Option<String>,
+    /// Headers to send with each delivery. Their values are secrets.
+    #[serde(default)]
+    pub headers: BTreeMap<String, String>,
+    /// What deliveries are signed with: the current secret first.
+    pub secrets: Vec<Secret>,
+    /// When to try again.
+    pub retry: RetryPolicy,
+    /// Whether a 2xx also acknowledges.
+    pub auto_ack: bool,
+    /// Seconds within which an unacknowledged delivery must be acknowledged.
+    pub ack_timeout: u64,
+    /// The most deliveries in one request.
+    pub batch_size: u32,
+    /// The most unacknowledged deliveries at a time, over all workers.
+    pub prefetch_count: u32,
+    /// Deliveries a second; none: as fast as it answers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rate_limit: Option<u32>,
+    /// Whether messages of one ordering key keep their order.
+    #[serde(default)]
+    pub ordered: bool,
+    /// How a delivery is put into a request.
+    #[serde(default)]
+    pub format: Format,
+    /// The channel on which copies of dead letters are published.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dead_letter_queue: Option<ChannelName>,
+    /// Whether deliveries flow.
+    pub status: Status,
+    /// Why they do not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub status_reason: Option<String>,
+    /// When it was created.
+    pub created_at: Time,
+    /// When it was last changed.
+    pub updated_at: Time,
+}
+
+/// The default of `ack_timeout`, in seconds.
+pub const DEFAULT_ACK_TIMEOUT: u64 = 30;
+/// The default of `prefetch_count`.
+pub const DEFAULT_PREFETCH: u32 = 32;
+
+impl Subscription {
+    /// What `SubscriptionInfo` shows as `channel_pattern`: the pattern, or the channel's name.
+    pub fn channel_pattern(&self) -> &str {
+        match &self.selector.channels {
+            Channels::Channel(name) => name.as_str(),
+            Channels::Pattern(glob) => glob.as_str(),
+        }
+    }
+}
+
+/// Callback headers and secrets stay out of logs.
+impl fmt::Debug for Subscription {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Subscription")
+            .field("id", &self.id)
+            .field("tenant", &self.tenant)
+            .field("service_name", &self.service_name)
+            .field("selector", &self.selector)
+            .field("status", &self.status)
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn delays_grow_to_the_ceiling() {
+        let policy = RetryPolicy { max_retries: 20, retry_delay_ms: 60_000, backoff_multiplier: 2.0 };
+        assert_eq!(policy.delay_ms(1), 60_000);
+        assert_eq!(policy.delay_ms(2), 120_000);
+        assert_eq!(policy.delay_ms(3), 240_000);
+        assert_eq!(policy.delay_ms(20), RetryPolicy::CEILING_MS);
+        assert_eq!(policy.delay_ms(u32::MAX), RetryPolicy::CEILING_MS);
+        assert_eq!(policy.max_attempts(), 21);
+    }
+
+    #[test]
+    fn a_multiplier_of_one_keeps_the_delay() {
+        let policy = RetryPolicy { max_retries: 3, retry_delay_ms: 1_500, backoff_multiplier: 1.0 };
+        assert_eq!((1..=3).map(|n| policy.delay_ms(n)).collect::<Vec<_>>(), [1_500; 3]);
+    }
+
+    #[test]
+    fn no_delay_stays_no_delay() {
+        let policy = RetryPolicy { max_retries: 3, retry_delay_ms: 0, backoff_multiplier: 100.0 };
+        assert_eq!(policy.delay_ms(3), 0);
+    }
+}
