@@ -1,0 +1,463 @@
+//! What everybody shares: subscriptions' records with the stream of their changes, and the list of living
+//! instances.
+//!
+//! A change is written to the control tag first, then to the subscription's lane, and only then is the
+//! caller answered. A router that finds a change before the lane has it, or a lane that lost its settings,
+//! is mended by [`Store::apply`], which is a no-op for what is there already.
+
+use postroad_model::{
+    id::SubscriptionId,
+    names::Tenant,
+    subscription::{Status, Subscription},
+};
+use redis::{Pipeline, Value};
+
+use crate::{
+    Store, StreamId,
+    error::StoreError,
+    keys::{self, Tag},
+    link::checked,
+    reply::{Fields, array, count, int, odd, stream_id, text},
+    script::{self, Call},
+};
+
+/// A record and the change that wrote it.
+#[derive(Debug, Clone)]
+pub struct Versioned {
+    /// The record.
+    pub subscription: Subscription,
+    /// The change that wrote it.
+    pub change: StreamId,
+}
+
+/// One change of configuration.
+#[derive(Debug, Clone)]
+pub enum Change {
+    /// A subscription was created or changed.
+    Put(Box<Versioned>),
+    /// A subscription was cancelled.
+    Cancelled(SubscriptionId),
+    /// A change that this release does not know, or a record that it cannot read.
+    Unknown {
+        /// What it is about.
+        id: String,
+        /// Why it was passed over.
+        reason: String,
+    },
+}
+
+/// How much a subscription's queue may hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LaneLimits {
+    /// Entries.
+    pub entries: u64,
+    /// Bytes of headers and payloads.
+    pub bytes: u64,
+}
+
+impl Default for LaneLimits {
+    fn default() -> Self {
+        Self { entries: 1_000_000, bytes: 1 << 30 }
+    }
+}
+
+/// Running figures of a subscription.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct SubscriptionState {
+    /// Its status in its lane; empty where the lane does not know it.
+    pub status: String,
+    /// Deliveries settled as delivered.
+    pub delivered: u64,
+    /// Attempts failed.
+    pub failed: u64,
+    /// When an attempt last ended, by Redis's clock.
+    pub active_ms: Option<u64>,
+    /// Deliveries in its queues, whatever their place.
+    pub queued: u64,
+    /// Dead letters.
+    pub dead: u64,
+    /// How many deliveries may be out now: 0 while its circuit is open.
+    pub limit: Option<u64>,
+    /// Until when it is held, by Redis's clock.
+    pub hold_ms: Option<u64>,
+}
+
+/// A living instance.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Member {
+    /// Its name.
+    pub name: String,
+    /// What it says of itself, as JSON.
+    pub about: String,
+    /// Milliseconds since it was heard.
+    pub age_ms: u64,
+}
+
+/// The living instances.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Members {
+    /// Redis's clock, in milliseconds.
+    pub now_ms: u64,
+    /// Everyone who was heard of lately.
+    pub members: Vec<Member>,
+}
+
+/// How long a cancelled subscription's tombstone stays in its lane: longer than any router or retry could
+/// still bring something for it.
+const TOMBSTONE_MS: u64 = 48 * 3_600_000;
+
+impl Store {
+    /// Writes a record, tells of it and applies it in its lane. `expected` is the change that must be
+    /// there, `None` if the subscription must not exist; `most` bounds a tenant's subscriptions.
+    pub async fn put_subscription(
+        &self,
+        subscription: &Subscription,
+        expected: Option<StreamId>,
+        most: u64,
+        limits: LaneLimits,
+    ) -> Result<StreamId, StoreError> {
+        let record =
+            serde_json::to_string(subscription).map_err(|error| StoreError::Refused(error.to_string()))?;
+        let change = self.subscribe(&subscription.id, &subscription.tenant, &record, expected, most).await?;
+        self.apply(subscription, change, limits).await?;
+        Ok(change)
+    }
+
+    /// Removes a record, tells of it and leaves a tombstone in its lane; its queue goes too.
+    pub async fn cancel_subscription(
+        &self,
+        id: &SubscriptionId,
+        tenant: &Tenant,
+        expected: StreamId,
+    ) -> Result<(), StoreError> {
+        let change = self.subscribe(id, tenant, "", Some(expected), 0).await?;
+        self.apply_cancelled(id, change).await
+    }
+
+    async fn subscribe(
+        &self,
+        id: &SubscriptionId,
+        tenant: &Tenant,
+        record: &str,
+        expected: Option<StreamId>,
+        most: u64,
+    ) -> Result<StreamId, StoreError> {
+        let mut call = Call::new(&script::SUBSCRIBE, &self.keys, Tag::Ctl);
+        let expected = expected.map(|change| change.to_string()).unwrap_or_default();
+        call.arg(id.as_str()).arg(tenant.as_str()).arg(record).arg(expected).arg(most);
+        let value = script::call(&self.link, call).await?;
+        let shown = value.clone();
+        let mut parts = array(value)?.into_iter();
+        let verdict = text(parts.next().unwrap_or_default())?;
+        let detail = parts.next().unwrap_or_default();
+        match verdict.as_str() {
+            "OK" => stream_id(detail),
+            "CONFLICT" => Err(StoreError::Conflict(id.to_string())),
+            "FULL" => Err(StoreError::TooMany(count(&detail)?)),
+            _ => Err(odd("subscribe", &shown)),
+        }
+    }
+
+    /// apply: a subscription's settings into its lane. `false` if these or newer ones are there.
+    pub async fn apply(
+        &self,
+        subscription: &Subscription,
+        change: StreamId,
+        limits: LaneLimits,
+    ) -> Result<bool, StoreError> {
+        let status = match (subscription.status, &subscription.callback_url) {
+            (Status::Active, None) => "pull",
+            (status, _) => status.as_str(),
+        };
+        let settings =
+            serde_json::to_string(subscription).map_err(|error| StoreError::Refused(error.to_string()))?;
+        let mut call = self.apply_call(&subscription.id, change, status);
+        call.arg(subscription.prefetch_count).arg(limits.entries).arg(limits.bytes).arg(settings).arg(0);
+        Ok(int(&script::call(&self.link, call).await?)? == 1)
+    }
+
+    /// apply, for a subscription that is cancelled.
+    pub async fn apply_cancelled(&self, id: &SubscriptionId, change: StreamId) -> Result<(), StoreError> {
+        let mut call = self.apply_call(id, change, "cancelled");
+        call.arg(0).arg(0).arg(0).arg("").arg(TOMBSTONE_MS);
+        script::call(&self.link, call).await.map(drop)
+    }
+
+    fn apply_call(&self, id: &SubscriptionId, change: StreamId, status: &str) -> Call {
+        let mut call = Call::new(&script::APPLY, &self.keys, Tag::Lane(self.layout.lane_of(id)));
+        call.arg(id.as_str()).arg(change.to_string()).arg(status);
+        call
+    }
+
+    /// Settings of subscriptions as their lanes have them, in the order asked for.
+    pub async fn settings(&self, ids: &[SubscriptionId]) -> Result<Vec<Option<Subscription>>, StoreError> {
+        let mut pipeline = Pipeline::with_capacity(ids.len());
+        for id in ids {
+            let key = self.keys.key(Tag::Lane(self.layout.lane_of(id)), &format!("{}{id}", keys::SUB));
+            pipeline.cmd("HGET").arg(key).arg("settings");
+        }
+        self.link.pipeline(&pipeline).await?.into_iter().map(|answer| read_record(checked(answer)?)).collect()
+    }
+
+    /// A subscription's record.
+    pub async fn subscription(&self, id: &SubscriptionId) -> Result<Option<Versioned>, StoreError> {
+        Ok(self.records(std::slice::from_ref(id)).await?.pop().flatten())
+    }
+
+    /// Records, in the order asked for.
+    pub async fn records(&self, ids: &[SubscriptionId]) -> Result<Vec<Option<Versioned>>, StoreError> {
+        if ids.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut pipeline = Pipeline::with_capacity(2);
+        for name in [keys::SUBS, keys::CHANGED] {
+            let command = pipeline.cmd("HMGET").arg(self.keys.key(Tag::Ctl, name));
+            for id in ids {
+                command.arg(id.as_str());
+            }
+        }
+        let mut answers = self.link.pipeline(&pipeline).await?.into_iter();
+        let mut next = || array(checked(answers.next().unwrap_or_default())?);
+        let (records, changes) = (next()?, next()?);
+        records.into_iter().zip(changes).map(|(record, change)| versioned(record, change)).collect()
+    }
+
+    /// A page of a tenant's subscriptions, by id, behind `after`.
+    pub async fn subscriptions(
+        &self,
+        tenant: &Tenant,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<Versioned>, StoreError> {
+        let from = after.map_or_else(|| "-".to_owned(), |id| format!("({id}"));
+        let mut command = redis::cmd("ZRANGE");
+        command
+            .arg(self.keys.key(Tag::Ctl, &format!("{}{tenant}", keys::TENANT)))
+            .arg(from)
+            .arg("+")
+            .arg("BYLEX")
+            .arg("LIMIT")
+            .arg(0)
+            .arg(limit);
+        let ids = array(self.link.command(&command).await?)?
+            .into_iter()
+            .map(|id| SubscriptionId::new(&text(id)?).map_err(|error| StoreError::Reply(error.to_string())))
+            .collect::<Result<Vec<_>, _>>()?;
+        Ok(self.records(&ids).await?.into_iter().flatten().collect())
+    }
+
+    /// How many subscriptions a tenant has.
+    pub async fn count_subscriptions(&self, tenant: &Tenant) -> Result<u64, StoreError> {
+        let mut command = redis::cmd("ZCARD");
+        command.arg(self.keys.key(Tag::Ctl, &format!("{}{tenant}", keys::TENANT)));
+        count(&self.link.command(&command).await?)
+    }
+
+    /// Every record, and the version from which on changes must be followed.
+    pub async fn snapshot(&self) -> Result<(Vec<Versioned>, StreamId), StoreError> {
+        // The version first: what changes while the records are read is then read twice, never missed.
+        let mut newest = redis::cmd("XREVRANGE");
+        newest.arg(self.keys.key(Tag::Ctl, keys::CHANGES)).arg("+").arg("-").arg("COUNT").arg(1);
+        let version = match array(self.link.command(&newest).await?)?.pop() {
+            Some(row) => stream_id(array(row)?.into_iter().next().unwrap_or_default())?,
+            None => StreamId::ZERO,
+        };
+        let mut all = Vec::new();
+        let mut cursor = "0".to_owned();
+        loop {
+            let mut scan = redis::cmd("HSCAN");
+            scan.arg(self.keys.key(Tag::Ctl, keys::CHANGED)).arg(&cursor).arg("COUNT").arg(1_000);
+            let mut parts = array(self.link.command(&scan).await?)?.into_iter();
+            cursor = text(parts.next().unwrap_or_default())?;
+            let pairs = array(parts.next().unwrap_or_default())?;
+            let ids = pairs
+                .into_iter()
+                .step_by(2)
+                .map(|id| {
+                    SubscriptionId::new(&text(id)?).map_err(|error| StoreError::Reply(error.to_string()))
+                })
+                .collect::<Result<Vec<_>, _>>()?;
+            all.extend(self.records(&ids).await?.into_iter().flatten());
+            if cursor == "0" {
+                return Ok((all, version));
+            }
+        }
+    }
+
+    /// Changes behind a version, and the version that they lead to.
+    pub async fn changes(&self, since: StreamId) -> Result<(Vec<Change>, StreamId), StoreError> {
+        let mut command = redis::cmd("XRANGE");
+        command.arg(self.keys.key(Tag::Ctl, keys::CHANGES)).arg(format!("({since}")).arg("+");
+        let rows = array(self.link.command(&command).await?)?;
+        let mut version = since;
+        let mut changes = Vec::with_capacity(rows.len());
+        for row in rows {
+            let mut row = array(row)?.into_iter();
+            version = stream_id(row.next().unwrap_or_default())?;
+            changes.push(read_change(Fields::read(row.next().unwrap_or_default())?, version));
+        }
+        Ok((changes, version))
+    }
+
+    /// Whether changes behind a version were let go, or the stream of changes is gone: then only
+    /// [`Store::snapshot`] tells the truth.
+    pub async fn changes_lost(&self, since: StreamId) -> Result<bool, StoreError> {
+        let mut command = redis::cmd("XINFO");
+        command.arg("STREAM").arg(self.keys.key(Tag::Ctl, keys::CHANGES));
+        let info = match self.link.command(&command).await {
+            Ok(info) => array(info)?,
+            // No stream: nothing has ever changed, or everything was lost.
+            Err(StoreError::Refused(_)) => return Ok(since != StreamId::ZERO),
+            Err(error) => return Err(error),
+        };
+        let mut pairs = info.into_iter();
+        let (mut deleted, mut last) = (StreamId::ZERO, StreamId::ZERO);
+        while let (Some(name), Some(value)) = (pairs.next(), pairs.next()) {
+            match text(name)?.as_str() {
+                "max-deleted-entry-id" => deleted = stream_id(value)?,
+                "last-generated-id" => last = stream_id(value)?,
+                _ => {}
+            }
+        }
+        Ok(deleted > since || last < since)
+    }
+
+    /// Lets go of changes older than an hour.
+    pub async fn trim_changes(&self, now_ms: u64) -> Result<(), StoreError> {
+        let mut command = redis::cmd("XTRIM");
+        command
+            .arg(self.keys.key(Tag::Ctl, keys::CHANGES))
+            .arg("MINID")
+            .arg("~")
+            .arg(StreamId { ms: now_ms.saturating_sub(3_600_000), seq: 0 }.to_string());
+        self.link.command(&command).await.map(drop)
+    }
+
+    /// Running figures of subscriptions, in the order asked for.
+    pub async fn states(&self, ids: &[SubscriptionId]) -> Result<Vec<SubscriptionState>, StoreError> {
+        const FIELDS: [&str; 6] = ["status", "delivered", "failed", "active_at", "limit", "hold"];
+        let mut pipeline = Pipeline::new();
+        for id in ids {
+            let tag = Tag::Lane(self.layout.lane_of(id));
+            let key = |name: &str, rest: &str| self.keys.key(tag, &format!("{name}{id}{rest}"));
+            let command = pipeline.cmd("HMGET").arg(key(keys::SUB, ""));
+            for field in FIELDS {
+                command.arg(field);
+            }
+            pipeline.cmd("XLEN").arg(key(keys::DEAD, ""));
+            for rank in 0..4 {
+                pipeline.cmd("XLEN").arg(key(keys::WORK, &format!(":{rank}")));
+            }
+        }
+        let mut answers = self.link.pipeline(&pipeline).await?.into_iter().map(checked);
+        let mut states = Vec::with_capacity(ids.len());
+        for _ in ids {
+            let mut next = || answers.next().unwrap_or(Ok(Value::Nil));
+            let mut fields = array(next()?)?.into_iter().map(text);
+            let mut field = || fields.next().unwrap_or_else(|| Ok(String::new()));
+            let mut state = SubscriptionState {
+                status: field()?,
+                delivered: field()?.parse().unwrap_or(0),
+                failed: field()?.parse().unwrap_or(0),
+                active_ms: field()?.parse().ok(),
+                limit: field()?.parse().ok(),
+                hold_ms: field()?.parse().ok(),
+                ..SubscriptionState::default()
+            };
+            state.dead = count(&next()?)?;
+            for _ in 0..4 {
+                state.queued += count(&next()?)?;
+            }
+            states.push(state);
+        }
+        Ok(states)
+    }
+
+    /// heartbeat: says that an instance lives (or, with no `about`, only looks) and hears who else does.
+    pub async fn heartbeat(&self, me: &str, about: &str, gone_ms: u64) -> Result<Members, StoreError> {
+        self.heard(me, about, gone_ms, false).await
+    }
+
+    /// heartbeat, for an instance that leaves.
+    pub async fn leave(&self, me: &str) -> Result<(), StoreError> {
+        self.heard(me, "", 60_000, true).await.map(drop)
+    }
+
+    /// The living instances.
+    pub async fn members(&self, gone_ms: u64) -> Result<Members, StoreError> {
+        self.heard("", "", gone_ms, false).await
+    }
+
+    async fn heard(&self, me: &str, about: &str, gone_ms: u64, leave: bool) -> Result<Members, StoreError> {
+        let mut call = Call::new(&script::HEARTBEAT, &self.keys, Tag::Ctl);
+        call.arg(me).arg(about).arg(gone_ms).arg(u8::from(leave));
+        let mut parts = array(script::call(&self.link, call).await?)?.into_iter();
+        let now_ms = count(&parts.next().unwrap_or_default())?;
+        let mut rows = array(parts.next().unwrap_or_default())?.into_iter();
+        let mut members = Vec::new();
+        while let (Some(name), Some(about), Some(age)) = (rows.next(), rows.next(), rows.next()) {
+            let age_ms = u64::try_from(int(&age)?).unwrap_or(0);
+            members.push(Member { name: text(name)?, about: text(about)?, age_ms });
+        }
+        Ok(Members { now_ms, members })
+    }
+
+    /// Channels on which something was published within a time, over all tenants or of one.
+    pub async fn active_channels(&self, tenant: &Tenant, since_ms: u64) -> Result<Vec<String>, StoreError> {
+        let mut pipeline = Pipeline::new();
+        for partition in 0..self.layout.partitions {
+            pipeline
+                .cmd("ZRANGE")
+                .arg(self.keys.key(Tag::Partition(partition), keys::CHANNELS))
+                .arg(since_ms)
+                .arg("+inf")
+                .arg("BYSCORE");
+        }
+        let prefix = format!("{tenant}/");
+        let mut channels = Vec::new();
+        for answer in self.link.pipeline(&pipeline).await? {
+            for name in array(checked(answer)?)? {
+                if let Some(channel) = text(name)?.strip_prefix(&prefix) {
+                    channels.push(channel.to_owned());
+                }
+            }
+        }
+        channels.sort_unstable();
+        channels.dedup();
+        Ok(channels)
+    }
+}
+
+fn read_record(value: Value) -> Result<Option<Subscription>, StoreError> {
+    let record = text(value)?;
+    if record.is_empty() {
+        return Ok(None);
+    }
+    serde_json::from_str(&record)
+        .map(Some)
+        .map_err(|error| StoreError::Reply(format!("a subscription's record cannot be read: {error}")))
+}
+
+fn versioned(record: Value, change: Value) -> Result<Option<Versioned>, StoreError> {
+    match (read_record(record)?, change) {
+        (Some(subscription), change @ (Value::BulkString(_) | Value::SimpleString(_))) => {
+            Ok(Some(Versioned { subscription, change: stream_id(change)? }))
+        }
+        _ => Ok(None),
+    }
+}
+
+fn read_change(mut fields: Fields, change: StreamId) -> Change {
+    let (kind, id, record) = (fields.take_text("kind"), fields.take_text("id"), fields.take_text("record"));
+    let unknown = |reason: String| Change::Unknown { id: id.clone(), reason };
+    if kind != "subscription" {
+        return unknown(format!("a change of kind {kind:?}"));
+    }
+    if record.is_empty() {
+        return SubscriptionId::new(&id).map_or_else(|error| unknown(error.to_string()), Change::Cancelled);
+    }
+    match serde_json::from_str(&record) {
+        Ok(subscription) => Change::Put(Box::new(Versioned { subscription, change })),
+        Err(error) => unknown(error.to_string()),
+    }
+}

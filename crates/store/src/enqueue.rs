@@ -1,0 +1,121 @@
+//! enqueue: entries into the work queues of a lane, as links of their partitions' chains.
+
+use postroad_model::id::SubscriptionId;
+use redis::Value;
+
+use crate::{
+    Store, StreamId,
+    entry::Accepted,
+    error::StoreError,
+    keys::Tag,
+    reply::{array, odd, text},
+    script::{self, Call},
+};
+
+/// The next link of one partition's chain in one lane.
+#[derive(Debug, Clone)]
+pub struct Link<'a> {
+    /// The partition.
+    pub partition: u16,
+    /// The last id that was sent from it to this lane.
+    pub prev: StreamId,
+    /// The last id of this link: of its last entry, or of the last entry considered for this lane.
+    pub last: StreamId,
+    /// The entries, by rising id, all above `prev`.
+    pub entries: Vec<Placed<'a>>,
+}
+
+/// One entry for subscriptions of one lane.
+#[derive(Debug, Clone)]
+pub struct Placed<'a> {
+    /// The entry as it was accepted.
+    pub accepted: &'a Accepted,
+    /// Whether the message keeps a history (`persistent`).
+    pub keep: bool,
+    /// The rank of its priority.
+    pub rank: u8,
+    /// The subscriptions that it goes to.
+    pub to: Vec<SubscriptionId>,
+}
+
+/// What became of a link.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Linked {
+    /// The entries are queued.
+    Ok,
+    /// They were before.
+    Duplicate,
+    /// The lane has not got everything before this link: send again what lies behind the mark.
+    Gap(StreamId),
+}
+
+/// A lane's answer.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Enqueued {
+    /// Per link, in order.
+    pub links: Vec<Linked>,
+    /// Subscriptions whose settings the lane lacks.
+    pub unknown: Vec<String>,
+    /// Queues that Redis refused (a key of another type lies there).
+    pub broken: Vec<String>,
+}
+
+impl Store {
+    /// enqueue: links for several lanes in one flight. `trace_ms` is how long traces are kept.
+    pub async fn enqueue(
+        &self,
+        lanes: &[(u16, Vec<Link<'_>>)],
+        trace_ms: u64,
+    ) -> Result<Vec<Result<Enqueued, StoreError>>, StoreError> {
+        let calls: Vec<Call> = lanes
+            .iter()
+            .map(|(lane, links)| {
+                let mut call = Call::new(&script::ENQUEUE, &self.keys, Tag::Lane(*lane));
+                call.arg(trace_ms);
+                for link in links {
+                    write_link(&mut call, link);
+                }
+                call
+            })
+            .collect();
+        let answers = script::fly(&self.link, &calls).await?;
+        Ok(answers.into_iter().map(|answer| read(answer?)).collect())
+    }
+}
+
+fn write_link(call: &mut Call, link: &Link<'_>) {
+    call.arg(link.partition).arg(link.prev.to_string()).arg(link.last.to_string()).arg(link.entries.len());
+    for placed in &link.entries {
+        let accepted = placed.accepted;
+        call.arg(accepted.id.to_string())
+            .arg(accepted.entry.version)
+            .arg(&accepted.entry.header[..])
+            .arg(&accepted.entry.body[..])
+            .arg(accepted.accepted_ms)
+            .arg(u8::from(placed.keep))
+            .arg(placed.to.len());
+        for subscription in &placed.to {
+            call.arg(subscription.as_str()).arg(placed.rank);
+        }
+    }
+}
+
+fn read(value: Value) -> Result<Enqueued, StoreError> {
+    let shown = value.clone();
+    let mut parts = array(value)?.into_iter();
+    let (Some(links), Some(unknown), Some(broken)) = (parts.next(), parts.next(), parts.next()) else {
+        return Err(odd("enqueue", &shown));
+    };
+    let links = array(links)?
+        .into_iter()
+        .map(|link| {
+            Ok(match text(link)?.as_str() {
+                "OK" => Linked::Ok,
+                "DUP" => Linked::Duplicate,
+                mark => Linked::Gap(mark.parse().map_err(StoreError::Reply)?),
+            })
+        })
+        .collect::<Result<_, StoreError>>()?;
+    let texts = |value| array(value)?.into_iter().map(text).collect::<Result<Vec<_>, _>>();
+    Ok(Enqueued { links, unknown: texts(unknown)?, broken: texts(broken)? })
+}

@@ -1,0 +1,50 @@
+//! What can go wrong between us and Redis.
+
+/// Why an operation on the store failed.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum StoreError {
+    /// Redis is away, full, loading, failing over or not what it should be. Whether the operation took
+    /// place is unknown; every operation may be repeated.
+    #[error("Redis is unavailable: {0}")]
+    Unavailable(String),
+    /// Redis refused because it is full.
+    #[error("Redis is out of memory: {0}")]
+    Full(String),
+    /// Redis answered with an error that is not one of being away.
+    #[error("Redis refused: {0}")]
+    Refused(String),
+    /// Redis answered something that the script's contract does not know.
+    #[error("unexpected reply from Redis: {0}")]
+    Reply(String),
+    /// This environment was started with another layout.
+    #[error(
+        "this environment has {stored_partitions} partitions and {stored_lanes} lanes, but the configuration says \
+         {partitions} and {lanes}; both are fixed at an environment's first start"
+    )]
+    Layout {
+        /// Partitions in Redis.
+        stored_partitions: u16,
+        /// Lanes in Redis.
+        stored_lanes: u16,
+        /// Partitions configured.
+        partitions: u16,
+        /// Lanes configured.
+        lanes: u16,
+    },
+    /// The URL or a setting of the server cannot be worked with.
+    #[error("{0}")]
+    Unsuitable(String),
+    /// Somebody else changed the object in between.
+    #[error("{0} was changed by somebody else in between")]
+    Conflict(String),
+    /// A tenant has as many subscriptions as it may have.
+    #[error("this tenant has {0} subscriptions, the most that are allowed")]
+    TooMany(u64),
+}
+
+impl StoreError {
+    /// Whether waiting and repeating may help.
+    pub fn is_transient(&self) -> bool {
+        matches!(self, Self::Unavailable(_) | Self::Full(_))
+    }
+}

@@ -1,0 +1,175 @@
+//! Connections to Redis: one shared for pipelines, one each for whoever blocks.
+//!
+//! A pipeline is one write and one wait; its commands fail singly. A connection that broke is thrown away
+//! and the next call makes a new one, so that an outage costs every caller a quick refusal rather than a
+//! place in a queue. Nothing is repeated here: whether an operation may be repeated is for its caller to
+//! know.
+
+use std::{sync::Mutex, time::Duration};
+
+use redis::{AsyncConnectionConfig, Client, Cmd, Pipeline, ServerError, Value, aio::MultiplexedConnection};
+
+use crate::error::StoreError;
+
+/// How to reach Redis, and how long to wait for it.
+#[derive(Debug, Clone)]
+pub struct LinkConfig {
+    /// `redis://[user:password@]host[:port][/db]`.
+    pub url: String,
+    /// How long making a connection may take.
+    pub connect_timeout: Duration,
+    /// How long an answer may take.
+    pub response_timeout: Duration,
+}
+
+impl LinkConfig {
+    /// The defaults: 2 s to connect, 5 s to answer.
+    pub fn new(url: impl Into<String>) -> Self {
+        Self {
+            url: url.into(),
+            connect_timeout: Duration::from_secs(2),
+            response_timeout: Duration::from_secs(5),
+        }
+    }
+}
+
+/// The shared connection.
+pub(crate) struct Link {
+    client: Client,
+    config: LinkConfig,
+    current: Mutex<Current>,
+    /// Held while a connection is being made, so that an outage does not make a storm of them.
+    making: tokio::sync::Mutex<()>,
+}
+
+#[derive(Default)]
+struct Current {
+    generation: u64,
+    connection: Option<MultiplexedConnection>,
+}
+
+impl Link {
+    /// Checks the URL. Connects only when first used.
+    pub(crate) fn new(config: LinkConfig) -> Result<Self, StoreError> {
+        let client = Client::open(config.url.as_str())
+            .map_err(|error| StoreError::Unsuitable(format!("redis.url cannot be used: {error}")))?;
+        Ok(Self { client, config, current: Mutex::default(), making: tokio::sync::Mutex::default() })
+    }
+
+    fn current(&self) -> (u64, Option<MultiplexedConnection>) {
+        let current = self.current.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        (current.generation, current.connection.clone())
+    }
+
+    fn replace(&self, generation: u64, connection: Option<MultiplexedConnection>) {
+        let mut current = self.current.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if current.generation == generation {
+            *current = Current { generation: generation + 1, connection };
+        }
+    }
+
+    async fn connection(&self) -> Result<(u64, MultiplexedConnection), StoreError> {
+        if let (generation, Some(connection)) = self.current() {
+            return Ok((generation, connection));
+        }
+        let _making = self.making.lock().await;
+        let (generation, connection) = self.current();
+        if let Some(connection) = connection {
+            return Ok((generation, connection));
+        }
+        let made = self.open(Some(self.config.response_timeout)).await?;
+        self.replace(generation, Some(made.clone()));
+        Ok((generation + 1, made))
+    }
+
+    async fn open(&self, response_timeout: Option<Duration>) -> Result<MultiplexedConnection, StoreError> {
+        let config = AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(self.config.connect_timeout))
+            .set_response_timeout(response_timeout);
+        self.client
+            .get_multiplexed_async_connection_with_config(&config)
+            .await
+            .map_err(|error| StoreError::Unavailable(error.to_string()))
+    }
+
+    /// Sends commands in one write and reads as many answers.
+    pub(crate) async fn pipeline(&self, pipeline: &Pipeline) -> Result<Vec<Value>, StoreError> {
+        if pipeline.is_empty() {
+            return Ok(Vec::new());
+        }
+        let (generation, mut connection) = self.connection().await?;
+        let answers = match connection.send_packed_commands(pipeline, 0, pipeline.len()).await {
+            Ok(answers) => answers,
+            Err(error) => {
+                self.replace(generation, None);
+                return Err(StoreError::Unavailable(error.to_string()));
+            }
+        };
+        // A server that was demoted goes on talking; the address may lead elsewhere by now.
+        if answers
+            .iter()
+            .any(|answer| matches!(answer, Value::ServerError(error) if error.code() == "READONLY"))
+        {
+            self.replace(generation, None);
+        }
+        Ok(answers)
+    }
+
+    /// Sends one command.
+    pub(crate) async fn command(&self, command: &Cmd) -> Result<Value, StoreError> {
+        let mut pipeline = Pipeline::with_capacity(1);
+        pipeline.add_command(command.clone());
+        let answer = self.pipeline(&pipeline).await?.pop().unwrap_or(Value::Nil);
+        checked(answer)
+    }
+
+    /// A connection of one's own, for commands that block. It has no response timeout: `block` bounds the
+    /// wait, plus a margin after which the connection is given up.
+    pub(crate) async fn blocking(&self) -> Result<Blocking, StoreError> {
+        Ok(Blocking { connection: self.open(None).await? })
+    }
+}
+
+/// A connection for commands that block.
+pub(crate) struct Blocking {
+    connection: MultiplexedConnection,
+}
+
+impl Blocking {
+    /// Sends one command that may block for `block`. After an error the connection must be dropped.
+    pub(crate) async fn command(&mut self, command: &Cmd, block: Duration) -> Result<Value, StoreError> {
+        let limit = block + Duration::from_secs(5);
+        match tokio::time::timeout(limit, self.connection.send_packed_command(command)).await {
+            Ok(Ok(answer)) => checked(answer),
+            Ok(Err(error)) => Err(StoreError::Unavailable(error.to_string())),
+            Err(_) => Err(StoreError::Unavailable(format!("no answer within {} s", limit.as_secs()))),
+        }
+    }
+}
+
+/// An answer, or the error that it is.
+pub(crate) fn checked(answer: Value) -> Result<Value, StoreError> {
+    match answer {
+        Value::ServerError(error) => Err(classified(&error)),
+        other => Ok(other),
+    }
+}
+
+/// Sorts what a server says into "away", "full" and "no".
+pub(crate) fn classified(error: &ServerError) -> StoreError {
+    let text = match error.details() {
+        Some(details) => format!("{} {details}", error.code()),
+        None => error.code().to_owned(),
+    };
+    match error.code() {
+        "OOM" => StoreError::Full(text),
+        "LOADING" | "CLUSTERDOWN" | "MASTERDOWN" | "TRYAGAIN" | "NOREPLICAS" | "READONLY" | "BUSY"
+        | "MISCONF" | "MOVED" | "ASK" | "UNBLOCKED" => StoreError::Unavailable(text),
+        _ => StoreError::Refused(text),
+    }
+}
+
+/// Whether the server does not know a script.
+pub(crate) fn is_noscript(answer: &Value) -> bool {
+    matches!(answer, Value::ServerError(error) if error.code() == "NOSCRIPT")
+}

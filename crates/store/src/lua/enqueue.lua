@@ -1,0 +1,81 @@
+#!lua
+-- enqueue: entries into the work queues of one lane, as the next links of their partitions' chains.
+--
+-- KEYS[1]  the lane's prefix
+-- ARGV[1]  milliseconds for which traces are kept
+-- then, per partition: partition, prev, last, number of entries, and per entry: ingress id, v, h, b, t,
+--          keep ('1': has a history), number of subscriptions, and per subscription: id, rank
+-- Replies  { results, unknown, broken }: per partition 'OK', 'DUP' or the mark, where the mark lies below
+--          prev (a gap: send everything behind the mark again); subscriptions whose settings this lane
+--          lacks; queues that Redis refused
+--
+-- Why one script: the mark and the entries that it stands for must not part. It is written last, so an
+-- error on the way leaves a batch that is sent again, never one that is taken for sent.
+
+local now = clock()
+local ttl, at = ARGV[1], 2
+local subs, results, unknown, broken, marks = {}, {}, {}, {}, {}
+
+local function known(id)
+  local s = subs[id]
+  if not s then
+    s = load(id)
+    s.added, s.grown = 0, 0
+    if s.status ~= 'cancelled' then weigh(s) end
+    if not s.status then unknown[#unknown + 1] = id end
+    subs[id] = s
+  end
+  return s
+end
+
+local function add(s, rank, ref, v, h, b, t)
+  local size = #h + #b
+  if s.entries + s.added >= s.max_entries or s.bytes + s.grown + size > s.max_bytes then
+    bury(s, rank, { 'v', v, 'h', h, 'b', b, 't', t, 'ref', ref }, 'queue_full', '', now)
+    return 'd ' .. s.id .. ' queue_full ' .. now .. '\n'
+  end
+  open_rank(s, rank)
+  local id = redis.pcall('XADD', queue(s.id, rank), '*', 'v', v, 'h', h, 'b', b, 't', t, 'ref', ref)
+  if type(id) == 'table' then
+    broken[#broken + 1] = queue(s.id, rank)
+    return ''
+  end
+  s.added, s.grown = s.added + 1, s.grown + size
+  return 'q ' .. s.id .. ' ' .. rank .. ' ' .. id .. ' ' .. now .. '\n'
+end
+
+while at <= #ARGV do
+  local partition, prev, last, count = ARGV[at], ARGV[at + 1], ARGV[at + 2], tonumber(ARGV[at + 3])
+  at = at + 4
+  local mark = redis.call('HGET', P .. MARKS, partition) or '0-0'
+  local verdict = 'OK'
+  if after(prev, mark) then verdict = mark elseif not after(last, mark) then verdict = 'DUP' end
+  for _ = 1, count do
+    local id, v, h, b, t, keep, n = unpack(ARGV, at, at + 6)
+    at = at + 7
+    if verdict == 'OK' and after(id, mark) then
+      local ref, lines = partition .. ':' .. id, ''
+      for pair = at, at + 2 * n - 1, 2 do
+        local s = known(ARGV[pair])
+        if s.status ~= 'cancelled' then
+          lines = lines .. add(s, ARGV[pair + 1], keep == '1' and ref or '', v, h, b, t)
+        end
+      end
+      if keep == '1' and lines ~= '' then redis.call('SET', P .. TRACE .. ref, lines, 'PX', ttl) end
+    end
+    at = at + 2 * n
+  end
+  if verdict == 'OK' then marks[#marks + 1] = partition; marks[#marks + 1] = last end
+  results[#results + 1] = verdict
+end
+
+for _, s in pairs(subs) do
+  if s.added > 0 then
+    redis.call('HINCRBY', s.key, 'bytes', s.grown)
+    redis.call('SADD', P .. LIVE, s.id)
+    s.fresh = s.fresh + s.added
+    arm(s, now)
+  end
+end
+if #marks > 0 then redis.call('HSET', P .. MARKS, unpack(marks)) end
+return { results, unknown, broken }

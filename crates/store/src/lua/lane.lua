@@ -1,0 +1,143 @@
+-- What every script of a lane begins with: reading a subscription, weighing its queues, arming it.
+--
+-- KEYS[1] is the lane's prefix, "<environment>:{<lane>}:". Names behind it are the constants that
+-- keys.rs puts in front of this text.
+--
+-- A queue is a stream with one group, G. A place inside a queue is a consumer's name:
+--   (not delivered)  waiting
+--   w-<instance>     in flight at that worker
+--   ack              awaiting its acknowledgment
+--   later            scheduled for a retry
+--   again            due once more
+--   held             behind its ordering key
+
+local P = KEYS[1]
+local G = 'g'
+
+local function clock()
+  local t = redis.call('TIME')
+  return t[1] * 1000 + math.floor(t[2] / 1000)
+end
+
+-- Stream ids compare as two numbers.
+local function split(id)
+  local ms, seq = string.match(id, '^(%d+)%-(%d+)$')
+  return tonumber(ms), tonumber(seq)
+end
+
+local function after(a, b)
+  local am, as = split(a)
+  local bm, bs = split(b)
+  if am ~= bm then return am > bm end
+  return as > bs
+end
+
+local function load(id)
+  local v = redis.call('HMGET', P .. SUB .. id,
+    'status', 'cap', 'limit', 'hold', 'token', 'ranks', 'bytes', 'max_entries', 'max_bytes', 'change')
+  local cap = tonumber(v[2]) or 1
+  return {
+    id = id, key = P .. SUB .. id, status = v[1], cap = cap,
+    limit = math.min(tonumber(v[3]) or cap, cap), hold = tonumber(v[4]) or 0,
+    token = v[5], ranks = v[6] or '', bytes = tonumber(v[7]) or 0,
+    max_entries = tonumber(v[8]) or 1000000, max_bytes = tonumber(v[9]) or 1073741824,
+    change = v[10] or '0-0',
+  }
+end
+
+local function queue(id, rank)
+  return P .. WORK .. id .. ':' .. rank
+end
+
+-- The group may have been deleted by hand: then everything in the stream waits again.
+local function pending(key)
+  local p = redis.pcall('XPENDING', key, G)
+  if p.err then
+    redis.call('XGROUP', 'CREATE', key, G, '0', 'MKSTREAM')
+    return { 0 }
+  end
+  return p
+end
+
+-- Fills in, per rank and in all: what waits (fresh), what is due again, what is out (busy), what of it
+-- is out at `me` (mine).
+local function weigh(s, me)
+  s.queues, s.fresh, s.again, s.busy, s.mine, s.entries = {}, 0, 0, 0, 0, 0
+  for rank in string.gmatch(s.ranks, '%d') do
+    local key = queue(s.id, rank)
+    local q = { rank = rank, key = key, fresh = 0, again = 0 }
+    local length = redis.call('XLEN', key)
+    if length > 0 then
+      local p = pending(key)
+      local aside = 0
+      for _, consumer in ipairs(p[4] or {}) do
+        local name, count = consumer[1], tonumber(consumer[2])
+        if name == 'again' then q.again = count
+        elseif name == 'later' or name == 'held' then aside = aside + count
+        elseif name == me then s.mine = s.mine + count end
+      end
+      q.fresh = math.max(0, length - p[1])
+      s.fresh = s.fresh + q.fresh
+      s.again = s.again + q.again
+      s.busy = s.busy + p[1] - q.again - aside
+      s.entries = s.entries + length
+    end
+    s.queues[#s.queues + 1] = q
+  end
+end
+
+-- Gives a subscription with work and credit its one token. Ends every script that touches a queue.
+local function arm(s, now)
+  if s.token or s.status ~= 'active' or s.hold > now then return false end
+  if not s.queues then weigh(s) end
+  if s.limit - s.busy < 1 or s.fresh + s.again < 1 then return false end
+  s.token = redis.call('XADD', P .. READY, '*', 's', s.id)
+  redis.call('HSET', s.key, 'token', s.token)
+  return true
+end
+
+local function open_rank(s, rank)
+  if string.find(s.ranks, rank, 1, true) then return end
+  redis.pcall('XGROUP', 'CREATE', queue(s.id, rank), G, '0', 'MKSTREAM')
+  local ranks = {}
+  for known in string.gmatch(s.ranks .. rank, '%d') do ranks[#ranks + 1] = known end
+  table.sort(ranks, function(a, b) return a > b end)
+  s.ranks = table.concat(ranks)
+  redis.call('HSET', s.key, 'ranks', s.ranks)
+end
+
+local function field(fields, name)
+  for at = 1, #fields, 2 do
+    if fields[at] == name then return fields[at + 1] end
+  end
+  return ''
+end
+
+local function size_of(fields)
+  return #field(fields, 'h') + #field(fields, 'b')
+end
+
+-- Adds a line to a message's trace here. A trace that has run out is begun anew, with a time to live.
+local function trace(ref, line, ttl)
+  if ref == '' or line == '' then return end
+  local key = P .. TRACE .. ref
+  if redis.call('APPEND', key, line) == #line then redis.call('PEXPIRE', key, ttl) end
+end
+
+-- Puts an entry's fields among a subscription's dead letters, which have a bound of their own: at it the
+-- oldest is let go, and counted.
+local DEAD_BOUND = 100000
+local function bury(s, rank, fields, reason, tries, now)
+  local key = P .. DEAD .. s.id
+  local row = { 'XADD', key, '*' }
+  for at = 1, #fields do row[#row + 1] = fields[at] end
+  for _, extra in ipairs({ 'rank', rank, 'reason', reason, 'tries', tries, 'died', now }) do
+    row[#row + 1] = extra
+  end
+  local id = redis.call(unpack(row))
+  redis.call('SADD', P .. DEADS, s.id)
+  if redis.call('XLEN', key) > DEAD_BOUND then
+    redis.call('HINCRBY', s.key, 'dead_dropped', redis.call('XTRIM', key, 'MAXLEN', DEAD_BOUND))
+  end
+  return id
+end

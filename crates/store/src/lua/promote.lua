@@ -1,0 +1,56 @@
+#!lua flags=allow-oom
+-- promote: timers that are due.
+--
+-- KEYS[1]  the lane's prefix
+-- ARGV     me (a consumer's name), the most timers to handle
+-- Replies  { handled, next due, missed }: how many timers were handled, in ms the next one (-1 none), and
+--          deliveries whose acknowledgment did not come, now mine to judge: { sub, change, { { rank, id,
+--          lease number, tries, fields } } }
+--
+-- Why one script: a delivery leaves its timer and its place together. A timer whose delivery has moved on
+-- (acknowledged, settled late, cancelled) is simply forgotten.
+
+local me = ARGV[1]
+local now = clock()
+local timers = P .. TIMERS
+local subs, missed = {}, {}
+
+local function known(id)
+  if not subs[id] then subs[id] = load(id) end
+  return subs[id]
+end
+
+local function lies(key, id, place)
+  local row = redis.pcall('XPENDING', key, G, id, id, 1)
+  return not row.err and row[1] and row[1][2] == place and row[1][4]
+end
+
+local due = redis.call('ZRANGEBYSCORE', timers, '-inf', now, 'LIMIT', 0, ARGV[2])
+for _, timer in ipairs(due) do
+  local kind, id, rank, entry = string.match(timer, '^(%a+):([^:]+):?(%d?):?(.*)$')
+  if kind then
+    local s = known(id)
+    local key = queue(id, rank)
+    if kind == 'later' then
+      if lies(key, entry, 'later') then redis.call('XCLAIM', key, G, 'again', 0, entry, 'JUSTID') end
+    elseif kind == 'ack' then
+      local number = lies(key, entry, 'ack')
+      if number then
+        local row = redis.call('XCLAIM', key, G, me, 0, entry)[1]
+        if row then
+          local tries = redis.call('HGET', P .. TRIES .. id, rank .. ':' .. entry) or ''
+          missed[#missed + 1] = { id, s.change, { { rank, entry, number + 1, tries, row[2] } } }
+        end
+      end
+    elseif kind == 'probe' and s.limit == 0 and s.status then
+      s.limit = 1
+      redis.call('HSET', s.key, 'limit', 1)
+    end
+  end
+end
+for from = 1, #due, 1000 do
+  redis.call('ZREM', timers, unpack(due, from, math.min(from + 999, #due)))
+end
+for _, s in pairs(subs) do arm(s, now) end
+local next_due = redis.call('ZRANGE', timers, 0, 0, 'WITHSCORES')
+return { #due, next_due[2] and math.max(0, tonumber(next_due[2]) - now) or -1, missed }

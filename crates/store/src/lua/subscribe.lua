@@ -1,0 +1,30 @@
+#!lua
+-- subscribe: a subscription's record, created, changed or removed, with the change that tells of it.
+--
+-- KEYS[1]  the control prefix
+-- ARGV     subscription, tenant, record as JSON ('' removes it), the change id that is expected to be
+--          there ('' none: it must not exist), the most subscriptions that a tenant may have
+-- Replies  { 'OK', change id }, { 'CONFLICT', change id that is there or '' } or { 'FULL', count }
+--
+-- Why one script: a record without its change would be missed by every router that is awake, a change
+-- without its record by every one that wakes.
+
+local P, id, tenant, record, expected = KEYS[1], ARGV[1], ARGV[2], ARGV[3], ARGV[4]
+local there = redis.call('HGET', P .. CHANGED, id) or ''
+if there ~= expected then return { 'CONFLICT', there } end
+local index = P .. TENANT .. tenant
+if expected == '' then
+  local count = redis.call('ZCARD', index)
+  if count >= tonumber(ARGV[5]) then return { 'FULL', count } end
+end
+local change = redis.call('XADD', P .. CHANGES, '*', 'kind', 'subscription', 'id', id, 'record', record)
+if record == '' then
+  redis.call('HDEL', P .. SUBS, id)
+  redis.call('HDEL', P .. CHANGED, id)
+  redis.call('ZREM', index, id)
+else
+  redis.call('HSET', P .. SUBS, id, record)
+  redis.call('HSET', P .. CHANGED, id, change)
+  redis.call('ZADD', index, 0, id)
+end
+return { 'OK', change }

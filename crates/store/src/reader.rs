@@ -1,0 +1,240 @@
+//! Waiting, without taking anything.
+//!
+//! Both readers use plain `XREAD` on a connection of their own. `XREAD` changes nothing in Redis, so a
+//! reader that is frozen, cut off or late takes nothing away from anybody (decision 3).
+
+use std::{collections::HashMap, time::Duration};
+
+use bytes::Bytes;
+use redis::Value;
+
+use crate::{
+    Store, StreamId,
+    entry::Accepted,
+    error::StoreError,
+    keys::{self, Tag},
+    link::Blocking,
+    reply::{Fields, array, stream_id, text},
+};
+
+/// New entries of some partitions.
+pub struct IngressReader {
+    connection: Blocking,
+}
+
+/// What was read of one partition.
+#[derive(Debug)]
+pub struct NewEntries {
+    /// The partition.
+    pub partition: u16,
+    /// By rising id.
+    pub entries: Vec<Accepted>,
+}
+
+impl Store {
+    /// A reader for [`IngressReader::read`]. After an error it must be dropped.
+    pub async fn ingress_reader(&self) -> Result<IngressReader, StoreError> {
+        Ok(IngressReader { connection: self.link.blocking().await? })
+    }
+
+    /// A reader for [`ReadyReader::wait`]. After an error it must be dropped.
+    pub async fn ready_reader(&self) -> Result<ReadyReader, StoreError> {
+        let streams =
+            (0..self.layout.lanes).map(|lane| self.keys.key(Tag::Lane(lane), keys::READY)).collect();
+        Ok(ReadyReader { connection: self.link.blocking().await?, streams })
+    }
+
+    /// Entries of a partition in `(after, upto]`, at most `most`.
+    pub async fn history(
+        &self,
+        partition: u16,
+        after: StreamId,
+        upto: StreamId,
+        most: usize,
+    ) -> Result<Vec<Accepted>, StoreError> {
+        let mut command = redis::cmd("XRANGE");
+        command
+            .arg(self.keys.key(Tag::Partition(partition), keys::INGRESS))
+            .arg(format!("({after}"))
+            .arg(upto.to_string())
+            .arg("COUNT")
+            .arg(most);
+        read_entries(self.link.command(&command).await?)
+    }
+
+    /// Puts aside an entry of ingress that nobody could decode, with its bytes.
+    pub async fn quarantine(&self, partition: u16, entry: &Accepted, reason: &str) -> Result<(), StoreError> {
+        let mut command = redis::cmd("XADD");
+        command
+            .arg(self.keys.key(Tag::Partition(partition), keys::QUARANTINE))
+            .arg("*")
+            .arg("reason")
+            .arg(reason)
+            .arg("ref")
+            .arg(format!("{partition}:{}", entry.id))
+            .arg("v")
+            .arg(entry.entry.version)
+            .arg("h")
+            .arg(&entry.entry.header[..])
+            .arg("b")
+            .arg(&entry.entry.body[..])
+            .arg("t")
+            .arg(entry.accepted_ms);
+        self.link.command(&command).await.map(drop)
+    }
+}
+
+impl IngressReader {
+    /// Waits at most `block` for entries behind the given positions; at most `most` per partition. Empty
+    /// when none came.
+    pub async fn read(
+        &mut self,
+        store: &Store,
+        positions: &[(u16, StreamId)],
+        most: usize,
+        block: Duration,
+    ) -> Result<Vec<NewEntries>, StoreError> {
+        let streams: Vec<String> = positions
+            .iter()
+            .map(|(partition, _)| store.keys.key(Tag::Partition(*partition), keys::INGRESS))
+            .collect();
+        let mut command = redis::cmd("XREAD");
+        command.arg("COUNT").arg(most).arg("BLOCK").arg(block.as_millis().max(1).to_string()).arg("STREAMS");
+        command.arg(&streams);
+        for (_, after) in positions {
+            command.arg(after.to_string());
+        }
+        let mut found = Vec::new();
+        for row in array(self.connection.command(&command, block).await?)? {
+            let mut row = array(row)?.into_iter();
+            let stream = text(row.next().unwrap_or_default())?;
+            let entries = read_entries(row.next().unwrap_or_default())?;
+            if let Some(at) = streams.iter().position(|known| *known == stream) {
+                found.push(NewEntries { partition: positions[at].0, entries });
+            }
+        }
+        Ok(found)
+    }
+}
+
+fn read_entries(value: Value) -> Result<Vec<Accepted>, StoreError> {
+    array(value)?
+        .into_iter()
+        .map(|row| {
+            let mut row = array(row)?.into_iter();
+            let id = stream_id(row.next().unwrap_or_default())?;
+            let mut fields = Fields::read(row.next().unwrap_or_default())?;
+            let mut entry = fields.entry();
+            let accepted_ms = fields.take_number("t");
+            if entry.version == 0 {
+                // Whatever lies here, keep its bytes for whoever will look at it.
+                entry.body = entry.body.is_empty().then(|| flatten(fields)).unwrap_or(entry.body);
+            }
+            Ok(Accepted { id, accepted_ms, entry })
+        })
+        .collect()
+}
+
+fn flatten(fields: Fields) -> Bytes {
+    let mut all = Vec::new();
+    for (name, content) in fields.raw() {
+        all.extend_from_slice(&name);
+        all.push(b'=');
+        all.extend_from_slice(&content);
+        all.push(b'\n');
+    }
+    all.into()
+}
+
+/// Ready tokens of all lanes.
+pub struct ReadyReader {
+    connection: Blocking,
+    streams: Vec<String>,
+}
+
+impl ReadyReader {
+    /// Waits at most `block` for a token in any lane, behind `from` where a lane has an entry there. The
+    /// lanes that have one; empty when none came. A token that lies there already counts.
+    pub async fn wait(
+        &mut self,
+        store: &Store,
+        from: &HashMap<u16, StreamId>,
+        block: Duration,
+    ) -> Result<Vec<u16>, StoreError> {
+        let lanes = 0..store.layout.lanes;
+        let mut command = redis::cmd("XREAD");
+        command.arg("COUNT").arg(1).arg("BLOCK").arg(block.as_millis().max(1).to_string()).arg("STREAMS");
+        command.arg(&self.streams);
+        for lane in lanes {
+            match from.get(&lane) {
+                Some(id) => command.arg(id.to_string()),
+                None => command.arg("0"),
+            };
+        }
+        let mut found = Vec::new();
+        for row in array(self.connection.command(&command, block).await?)? {
+            let stream = text(array(row)?.into_iter().next().unwrap_or_default())?;
+            if let Some(lane) = self.streams.iter().position(|known| *known == stream) {
+                found.push(u16::try_from(lane).unwrap_or_default());
+            }
+        }
+        Ok(found)
+    }
+}
+
+/// Something that must leave a lane as a message or a change of settings.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OutboxEntry {
+    /// The lane.
+    pub lane: u16,
+    /// Its id in the outbox.
+    pub id: StreamId,
+    /// What it is: `disabled`.
+    pub kind: String,
+    /// The subscription that it is about.
+    pub subscription: String,
+    /// Why it happened.
+    pub reason: String,
+    /// When, by Redis's clock.
+    pub at_ms: u64,
+}
+
+impl Store {
+    /// What lies in the outboxes of lanes, at most 100 of each.
+    pub async fn outbox(&self, lanes: &[u16]) -> Result<Vec<OutboxEntry>, StoreError> {
+        let mut pipeline = redis::Pipeline::with_capacity(lanes.len());
+        for lane in lanes {
+            pipeline
+                .cmd("XRANGE")
+                .arg(self.keys.key(Tag::Lane(*lane), keys::OUTBOX))
+                .arg("-")
+                .arg("+")
+                .arg("COUNT")
+                .arg(100);
+        }
+        let mut found = Vec::new();
+        for (lane, answer) in lanes.iter().zip(self.link.pipeline(&pipeline).await?) {
+            for row in array(crate::link::checked(answer)?)? {
+                let mut row = array(row)?.into_iter();
+                let id = stream_id(row.next().unwrap_or_default())?;
+                let mut fields = Fields::read(row.next().unwrap_or_default())?;
+                found.push(OutboxEntry {
+                    lane: *lane,
+                    id,
+                    kind: fields.take_text("kind"),
+                    subscription: fields.take_text("sub"),
+                    reason: fields.take_text("reason"),
+                    at_ms: fields.take_number("at"),
+                });
+            }
+        }
+        Ok(found)
+    }
+
+    /// Takes an entry out of its outbox: what it asks for is done.
+    pub async fn outbox_done(&self, entry: &OutboxEntry) -> Result<(), StoreError> {
+        let mut command = redis::cmd("XDEL");
+        command.arg(self.keys.key(Tag::Lane(entry.lane), keys::OUTBOX)).arg(entry.id.to_string());
+        self.link.command(&command).await.map(drop)
+    }
+}

@@ -1,0 +1,108 @@
+//! Reading what scripts reply.
+
+use bytes::Bytes;
+use redis::Value;
+
+use crate::{StreamId, entry::Entry, error::StoreError};
+
+/// A reply that is not what the script's contract says.
+pub(crate) fn odd(what: &str, value: &Value) -> StoreError {
+    let mut shown = format!("{value:?}");
+    shown.truncate(200);
+    StoreError::Reply(format!("{what}: {shown}"))
+}
+
+pub(crate) fn array(value: Value) -> Result<Vec<Value>, StoreError> {
+    match value {
+        Value::Array(items) => Ok(items),
+        Value::Nil => Ok(Vec::new()),
+        other => Err(odd("an array was expected", &other)),
+    }
+}
+
+pub(crate) fn int(value: &Value) -> Result<i64, StoreError> {
+    match value {
+        Value::Int(n) => Ok(*n),
+        Value::BulkString(bytes) => std::str::from_utf8(bytes)
+            .ok()
+            .and_then(|text| text.parse().ok())
+            .ok_or_else(|| odd("a number", value)),
+        other => Err(odd("a number was expected", other)),
+    }
+}
+
+pub(crate) fn count(value: &Value) -> Result<u64, StoreError> {
+    u64::try_from(int(value)?).map_err(|_| odd("a count was expected", value))
+}
+
+pub(crate) fn bytes(value: Value) -> Result<Bytes, StoreError> {
+    match value {
+        Value::BulkString(bytes) => Ok(bytes.into()),
+        Value::SimpleString(text) => Ok(text.into()),
+        Value::Okay => Ok(Bytes::from_static(b"OK")),
+        Value::Nil => Ok(Bytes::new()),
+        Value::Int(n) => Ok(n.to_string().into()),
+        other => Err(odd("a string was expected", &other)),
+    }
+}
+
+pub(crate) fn text(value: Value) -> Result<String, StoreError> {
+    match value {
+        Value::BulkString(bytes) => {
+            String::from_utf8(bytes).map_err(|error| StoreError::Reply(format!("no UTF-8: {error}")))
+        }
+        Value::SimpleString(text) => Ok(text),
+        Value::Okay => Ok("OK".into()),
+        Value::Nil => Ok(String::new()),
+        Value::Int(n) => Ok(n.to_string()),
+        other => Err(odd("a string was expected", &other)),
+    }
+}
+
+pub(crate) fn stream_id(value: Value) -> Result<StreamId, StoreError> {
+    text(value)?.parse().map_err(StoreError::Reply)
+}
+
+/// The fields of a stream entry: names and values in turn.
+#[derive(Default)]
+pub(crate) struct Fields(Vec<(Vec<u8>, Bytes)>);
+
+impl Fields {
+    pub(crate) fn read(value: Value) -> Result<Self, StoreError> {
+        let mut fields = Vec::new();
+        let mut items = array(value)?.into_iter();
+        while let (Some(name), Some(content)) = (items.next(), items.next()) {
+            fields.push((bytes(name)?.into(), bytes(content)?));
+        }
+        Ok(Self(fields))
+    }
+
+    pub(crate) fn take(&mut self, name: &str) -> Option<Bytes> {
+        self.0
+            .iter_mut()
+            .find(|(known, _)| known == name.as_bytes())
+            .map(|(_, content)| std::mem::take(content))
+    }
+
+    pub(crate) fn take_text(&mut self, name: &str) -> String {
+        self.take(name).map(|content| String::from_utf8_lossy(&content).into_owned()).unwrap_or_default()
+    }
+
+    pub(crate) fn take_number(&mut self, name: &str) -> u64 {
+        self.take_text(name).parse().unwrap_or(0)
+    }
+
+    /// The entry's own fields. What is no entry comes out as one that does not decode.
+    pub(crate) fn entry(&mut self) -> Entry {
+        Entry {
+            version: self.take_text("v").parse().unwrap_or(0),
+            header: self.take("h").unwrap_or_default(),
+            body: self.take("b").unwrap_or_default(),
+        }
+    }
+
+    /// Everything, as it is, for whoever has to look at an entry that cannot be read.
+    pub(crate) fn raw(self) -> Vec<(Vec<u8>, Bytes)> {
+        self.0
+    }
+}
