@@ -1,0 +1,5 @@
+//! The calls, by what they are about.
+
+pub mod health;
+pub mod messages;
+pub mod subscriptions;

@@ -1,0 +1,143 @@
+//! Publishing in flights: what comes while one flight is out goes with the next.
+//!
+//! No timer and no waiting when idle: a lone message flies at once. Under load flights grow by themselves.
+//! When Redis is away a flight is repeated for a while, which is safe for every message whose id is
+//! remembered: the first time counts.
+
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
+
+use postroad_store::{Acceptance, Accepted, Backoff, Store, StoreError};
+use tokio::sync::{mpsc, oneshot};
+
+/// The most messages in one flight.
+const MOST: usize = 1_000;
+/// The most messages that one script takes at a time, so that none runs for long.
+const PER_SCRIPT: usize = 200;
+
+/// What became of each message, in order.
+pub type Landed = Vec<Result<Accepted, StoreError>>;
+
+struct Boarding {
+    messages: Vec<(u16, Acceptance)>,
+    landed: oneshot::Sender<Landed>,
+}
+
+/// Where messages get on.
+#[derive(Clone)]
+pub struct Gate(mpsc::UnboundedSender<Boarding>);
+
+impl Gate {
+    /// Opens it. The task ends when every gate is gone.
+    pub fn open(store: Store, window: Duration, patience: Duration) -> Self {
+        let (sender, receiver) = mpsc::unbounded_channel();
+        tokio::spawn(fly_forever(store, receiver, window, patience));
+        Self(sender)
+    }
+
+    /// Stores messages, each in its partition. Returns once Redis holds them, or says why not.
+    pub async fn store(&self, messages: Vec<(u16, Acceptance)>) -> Landed {
+        let count = messages.len();
+        let (landed, result) = oneshot::channel();
+        let gone = || (0..count).map(|_| Err(StoreError::Unavailable("stopping".into()))).collect();
+        if self.0.send(Boarding { messages, landed }).is_err() {
+            return gone();
+        }
+        result.await.unwrap_or_else(|_| gone())
+    }
+}
+
+async fn fly_forever(
+    store: Store,
+    mut boarding: mpsc::UnboundedReceiver<Boarding>,
+    window: Duration,
+    patience: Duration,
+) {
+    let window_ms = u64::try_from(window.as_millis()).unwrap_or(u64::MAX);
+    let mut parties = Vec::new();
+    while boarding.recv_many(&mut parties, MOST).await > 0 {
+        let mut seats: Vec<(u16, Acceptance)> = Vec::new();
+        let mut landings = Vec::with_capacity(parties.len());
+        for party in parties.drain(..) {
+            landings.push((party.messages.len(), party.landed));
+            seats.extend(party.messages);
+        }
+        let mut results = fly(&store, seats, window_ms, patience).await.into_iter();
+        for (count, landed) in landings {
+            // A caller that has gone does not mind.
+            let _ = landed.send(results.by_ref().take(count).collect());
+        }
+    }
+}
+
+/// Flies until every message has landed or patience has run out.
+async fn fly(store: &Store, seats: Vec<(u16, Acceptance)>, window_ms: u64, patience: Duration) -> Landed {
+    let deadline = Instant::now() + patience;
+    let mut backoff = Backoff::default();
+    let mut landed: Vec<Option<Result<Accepted, StoreError>>> = seats.iter().map(|_| None).collect();
+    let mut waiting: Vec<(usize, u16, Acceptance)> = seats
+        .into_iter()
+        .enumerate()
+        .map(|(seat, (partition, message))| (seat, partition, message))
+        .collect();
+    loop {
+        let (flight, order) = arrange(waiting);
+        let answers = match store.accept(&flight, window_ms).await {
+            Ok(answers) => answers,
+            Err(error) => flight.iter().map(|_| Err(error.clone())).collect(),
+        };
+        waiting = Vec::new();
+        for (((partition, messages), seats), answer) in flight.into_iter().zip(order).zip(answers) {
+            match answer {
+                Ok(results) => {
+                    for (seat, result) in seats.into_iter().zip(results) {
+                        landed[seat] = Some(Ok(result));
+                    }
+                }
+                Err(error) => {
+                    let again = matches!(error, StoreError::Unavailable(_)) && Instant::now() < deadline;
+                    for (seat, mut message) in seats.into_iter().zip(messages) {
+                        // Whether it was stored is unknown: only a remembered id tells.
+                        if again && message.remember {
+                            message.check = true;
+                            waiting.push((seat, partition, message));
+                        } else {
+                            landed[seat] = Some(Err(error.clone()));
+                        }
+                    }
+                }
+            }
+        }
+        if waiting.is_empty() {
+            let missing = || Err(StoreError::Reply("a message without an answer".into()));
+            return landed.into_iter().map(|result| result.unwrap_or_else(missing)).collect();
+        }
+        backoff.wait().await;
+    }
+}
+
+type Arranged = (Vec<(u16, Vec<Acceptance>)>, Vec<Vec<usize>>);
+
+/// Groups messages by partition, a bounded number to a script.
+fn arrange(waiting: Vec<(usize, u16, Acceptance)>) -> Arranged {
+    let mut partitions: BTreeMap<u16, (Vec<Acceptance>, Vec<usize>)> = BTreeMap::new();
+    let (mut flight, mut order) = (Vec::new(), Vec::new());
+    for (seat, partition, message) in waiting {
+        let (messages, seats) = partitions.entry(partition).or_default();
+        messages.push(message);
+        seats.push(seat);
+        if messages.len() == PER_SCRIPT {
+            flight.push((partition, std::mem::take(messages)));
+            order.push(std::mem::take(seats));
+        }
+    }
+    for (partition, (messages, seats)) in partitions {
+        if !messages.is_empty() {
+            flight.push((partition, messages));
+            order.push(seats);
+        }
+    }
+    (flight, order)
+}

@@ -1,0 +1,145 @@
+//! The API: accepts messages, manages subscriptions.
+//!
+//! A call's way is short: [`calls`] reads it, `publish` and `subscriptions` check all of it before anything is
+//! stored, [`flight`] brings messages to Redis many at a time. Everything else is `postroad-store`'s.
+//!
+//! What it guarantees: a 2xx to a publish follows the write; a refused call has changed nothing; a repeated
+//! one with the same id delivers nothing twice. It keeps no state of its own: any number of instances may
+//! run, and a caller may speak to a different one each time.
+
+pub mod calls;
+pub mod config;
+pub mod flight;
+pub mod metrics;
+pub mod publish;
+pub mod subscribe;
+
+use std::{sync::Arc, time::Instant};
+
+use axum::{
+    Router,
+    routing::{get, post},
+};
+use postroad_api::{
+    caller::Caller,
+    error::{no_such_method, no_such_path},
+};
+use postroad_daemon::{
+    clock::Clock,
+    health,
+    metrics::registry,
+    process::Context,
+    serve::{self, Serving},
+    stop::Stop,
+};
+use postroad_store::{Store, presence::instance_name};
+use serde_json::json;
+
+use config::{Config, IngestConfig};
+use flight::Gate;
+use metrics::Metrics;
+use publish::Limits;
+
+/// How an API instance names itself among the living.
+pub const KIND: &str = "ingest";
+
+/// What the calls share.
+pub struct App {
+    /// Redis.
+    pub store: Store,
+    /// Where messages get on.
+    pub gate: Gate,
+    /// The configuration.
+    pub config: IngestConfig,
+    /// What is counted.
+    pub metrics: Metrics,
+    /// This instance's clock.
+    pub clock: Clock,
+    /// When it started.
+    pub started: Instant,
+}
+
+impl App {
+    /// Who calls.
+    pub fn caller(&self) -> Caller {
+        Caller::anonymous()
+    }
+
+    /// The limits that a message is held to.
+    pub fn limits(&self) -> Limits {
+        Limits { max_message_bytes: self.config.max_message_bytes, layout: self.store.layout() }
+    }
+}
+
+/// The API's calls.
+pub fn router(app: Arc<App>) -> Router {
+    Router::new()
+        .route("/v1/messages", post(calls::messages::publish))
+        .route("/v1/messages/bulk", post(calls::messages::publish_bulk))
+        .route("/v1/messages/{id}", get(calls::messages::show))
+        .route("/v1/messages/{id}/deliveries", get(calls::messages::deliveries))
+        .route("/v1/channels/{name}/messages", post(calls::messages::publish_raw))
+        .route("/v1/subscriptions", post(calls::subscriptions::create).get(calls::subscriptions::list))
+        .route(
+            "/v1/subscriptions/{id}",
+            get(calls::subscriptions::show)
+                .patch(calls::subscriptions::patch)
+                .delete(calls::subscriptions::cancel),
+        )
+        .route("/v1/subscriptions/{id}/pause", post(calls::subscriptions::pause))
+        .route("/v1/subscriptions/{id}/resume", post(calls::subscriptions::resume))
+        .route("/health", get(calls::health::health))
+        .method_not_allowed_fallback(no_such_method)
+        .fallback(no_such_path)
+        .with_state(app)
+}
+
+/// Runs the API until it is told to stop: no new connections, answers under way are finished, the instance
+/// leaves the list of the living.
+pub async fn run(config: Config, context: Context) -> anyhow::Result<()> {
+    let ingest_config = config.checked()?;
+    let store = config.store()?;
+    let Context { program, listener, stop, grace, readiness, clock } = context;
+    let mut metrics_registry = registry(program.version);
+    let metrics = Metrics::default();
+    metrics.register(&mut metrics_registry);
+    let serving = Serving::new(&config.common.http, grace);
+    serving.metrics.register(&mut metrics_registry);
+    let app = Arc::new(App {
+        gate: Gate::open(store.clone(), ingest_config.retention, ingest_config.patience),
+        store: store.clone(),
+        config: ingest_config,
+        metrics,
+        clock,
+        started: Instant::now(),
+    });
+    let http =
+        config.auth.guard(router(app).merge(health::router(readiness.clone(), Arc::new(metrics_registry))));
+    readiness.set("redis", Err("not reached yet".into()));
+    let presence = tokio::spawn(announce(store, stop.clone(), move |state| readiness.set("redis", state)));
+    serve::serve(listener, http, serving, &stop).await;
+    presence.await??;
+    Ok(())
+}
+
+/// Checks Redis, then says once a second that this instance lives.
+async fn announce(store: Store, stop: Stop, ready: impl Fn(Result<(), String>)) -> anyhow::Result<()> {
+    let prepared = tokio::select! {
+        prepared = store.prepare_patiently() => prepared,
+        () = stop.requested() => return Ok(()),
+    };
+    if let Err(error) = prepared {
+        // What waiting cannot mend: better no API than one that works on the wrong Redis.
+        stop.request();
+        return Err(error.into());
+    }
+    let me = instance_name(KIND, rand::random());
+    let about = json!({ "kind": KIND, "version": env!("CARGO_PKG_VERSION"), "format": postroad_store::entry::VERSION });
+    loop {
+        ready(store.announce(&me, &about.to_string()).await.map(drop).map_err(|error| error.to_string()));
+        if !stop.sleep(postroad_store::presence::HEARTBEAT).await {
+            let _ = store.leave(&me).await;
+            return Ok(());
+        }
+    }
+}

@@ -1,0 +1,327 @@
+//! From a request to a subscription: everything that can be wrong with it is found here.
+
+use std::collections::BTreeMap;
+
+use postroad_api::{
+    caller::Caller,
+    error::{ApiError, ApiResult},
+};
+use postroad_model::{
+    egress::{CallbackUrl, EgressPolicy, check_callback_headers},
+    filter::Filter,
+    glob::Glob,
+    id::{Kind, SubscriptionId, mint},
+    matching::HeaderMatch,
+    names::{ChannelName, ServiceName},
+    signature::{Secret, SecretKey},
+    subscription::{
+        Channels, DEFAULT_ACK_TIMEOUT, DEFAULT_PREFETCH, Format, RetryPolicy, Selector, Status, Subscription,
+    },
+    time::Time,
+    topic::TopicPattern,
+};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+
+use crate::config::IngestConfig;
+
+/// `SubscriptionRequest`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SubscriptionRequest {
+    /// The service that it belongs to.
+    pub service_name: String,
+    /// Where deliveries go.
+    pub callback_url: String,
+    /// One channel, by name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub channel: Option<String>,
+    /// All channels that a glob matches.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub channel_pattern: Option<String>,
+    /// An event pattern over the payload.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub filter_criteria: Option<Map<String, Value>>,
+    /// A topic pattern over the routing key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub routing_key: Option<String>,
+    /// Headers to compare.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub header_match: Option<Map<String, Value>>,
+    /// Headers to send with each delivery.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub headers: Option<BTreeMap<String, String>>,
+    /// Retries after the first attempt.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_retries: Option<u32>,
+    /// Seconds before the first retry.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry_delay: Option<f64>,
+    /// The same, and the multiplier, in one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry_policy: Option<RetryPolicyRequest>,
+    /// The most unacknowledged deliveries at a time, over all workers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prefetch_count: Option<u32>,
+}
+
+/// `retry_policy`; its delay is in seconds.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RetryPolicyRequest {
+    /// Retries after the first attempt.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_retries: Option<u32>,
+    /// Seconds before the first retry.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry_delay: Option<f64>,
+    /// What the delay is multiplied by before each further retry.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backoff_multiplier: Option<f64>,
+}
+
+/// The most unacknowledged deliveries at a time that may be asked for.
+const MAX_PREFETCH: u32 = 10_000;
+/// The longest delay that may be asked for: the ceiling of an hour.
+const MAX_DELAY_SECONDS: f64 = 3_600.0;
+
+/// Checks a request and makes a subscription of it.
+pub fn create(
+    request: SubscriptionRequest,
+    caller: &Caller,
+    config: &IngestConfig,
+    now_ms: u64,
+) -> ApiResult<Subscription> {
+    let now = Time::from_millis(now_ms);
+    let key = SecretKey::from_bytes(&rand::random::<[u8; 32]>())
+        .map_err(|error| ApiError::field("secret", error.to_string()))?;
+    let id = SubscriptionId::new(&mint(Kind::Subscription, now_ms, rand::random()))?;
+    let wish = Wish::check(request, config)?;
+    Ok(wish.onto(Subscription {
+        id,
+        tenant: caller.tenant.clone(),
+        service_name: caller.subject.clone(),
+        selector: Selector {
+            channels: Channels::Channel(ChannelName::new("none")?),
+            routing_key: None,
+            header_match: None,
+            filter_criteria: None,
+        },
+        callback_url: None,
+        headers: BTreeMap::new(),
+        secrets: vec![Secret { value: key, created_at: now, expires_at: None }],
+        retry: config.retry,
+        auto_ack: true,
+        ack_timeout: DEFAULT_ACK_TIMEOUT,
+        batch_size: 1,
+        prefetch_count: DEFAULT_PREFETCH,
+        rate_limit: None,
+        ordered: false,
+        format: Format::Native,
+        dead_letter_queue: None,
+        status: Status::Active,
+        status_reason: None,
+        created_at: now,
+        updated_at: now,
+    }))
+}
+
+/// Checks a JSON merge patch (RFC 7396) over what the subscription was asked for with.
+pub fn patch(
+    current: Subscription,
+    patch: &Map<String, Value>,
+    config: &IngestConfig,
+    now_ms: u64,
+) -> ApiResult<Subscription> {
+    let mut request = match serde_json::to_value(request_of(&current)) {
+        Ok(Value::Object(request)) => request,
+        _ => Map::new(),
+    };
+    // Whoever names the one means to leave the other.
+    for (named, other) in [("channel", "channel_pattern"), ("channel_pattern", "channel")] {
+        if patch.get(named).is_some_and(|value| !value.is_null()) && !patch.contains_key(other) {
+            request.remove(other);
+        }
+    }
+    for (named, other) in [("max_retries", "max_retries"), ("retry_delay", "retry_delay")] {
+        if patch.contains_key(named)
+            && let Some(Value::Object(policy)) = request.get_mut("retry_policy")
+        {
+            policy.remove(other);
+        }
+    }
+    merge(&mut request, patch);
+    let request = postroad_api::body::parse(Value::Object(request).to_string().as_bytes())?;
+    let wish = Wish::check(request, config)?;
+    Ok(wish.onto(Subscription { updated_at: Time::from_millis(now_ms), ..current }))
+}
+
+fn merge(target: &mut Map<String, Value>, patch: &Map<String, Value>) {
+    for (name, value) in patch {
+        match value {
+            Value::Null => {
+                target.remove(name);
+            }
+            // A filter is replaced, not mixed with what was there.
+            Value::Object(inner) if name != "filter_criteria" && name != "header_match" => {
+                let entry = target.entry(name.clone()).or_insert_with(|| json!({}));
+                if !entry.is_object() {
+                    *entry = json!({});
+                }
+                if let Value::Object(target) = entry {
+                    merge(target, inner);
+                }
+            }
+            other => {
+                target.insert(name.clone(), other.clone());
+            }
+        }
+    }
+}
+
+/// The request that would make this subscription.
+fn request_of(subscription: &Subscription) -> SubscriptionRequest {
+    let (channel, channel_pattern) = match &subscription.selector.channels {
+        Channels::Channel(name) => (Some(name.to_string()), None),
+        Channels::Pattern(glob) => (None, Some(glob.as_str().to_owned())),
+    };
+    SubscriptionRequest {
+        service_name: subscription.service_name.to_string(),
+        callback_url: subscription.callback_url.clone().unwrap_or_default(),
+        channel,
+        channel_pattern,
+        filter_criteria: subscription.selector.filter_criteria.as_ref().map(|filter| filter.source().clone()),
+        routing_key: subscription.selector.routing_key.as_ref().map(|key| key.as_str().to_owned()),
+        header_match: subscription.selector.header_match.as_ref().map(|wanted| wanted.source().clone()),
+        headers: Some(subscription.headers.clone()),
+        max_retries: None,
+        retry_delay: None,
+        retry_policy: Some(RetryPolicyRequest {
+            max_retries: Some(subscription.retry.max_retries),
+            retry_delay: Some(seconds(subscription.retry.retry_delay_ms)),
+            backoff_multiplier: Some(subscription.retry.backoff_multiplier),
+        }),
+        prefetch_count: Some(subscription.prefetch_count),
+    }
+}
+
+/// Milliseconds as seconds.
+pub fn seconds(ms: u64) -> f64 {
+    f64::from(u32::try_from(ms).unwrap_or(u32::MAX)) / 1_000.0
+}
+
+/// A request whose every part was checked.
+struct Wish {
+    service_name: ServiceName,
+    callback_url: String,
+    selector: Selector,
+    headers: BTreeMap<String, String>,
+    retry: RetryPolicy,
+    prefetch_count: u32,
+}
+
+impl Wish {
+    fn check(request: SubscriptionRequest, config: &IngestConfig) -> ApiResult<Self> {
+        let callback_url = callback(&request.callback_url, &config.egress)?;
+        let headers = request.headers.unwrap_or_default();
+        check_callback_headers(&headers)
+            .map_err(|error| ApiError::field("headers", format!("headers {error}")))?;
+        let channels = channels(request.channel.as_deref(), request.channel_pattern.as_deref())?;
+        let filter_criteria = request
+            .filter_criteria
+            .map(Filter::new)
+            .transpose()
+            .map_err(|error| ApiError::field("filter_criteria", error.to_string()))?;
+        let selector = Selector {
+            channels,
+            routing_key: request.routing_key.as_deref().map(TopicPattern::new).transpose()?,
+            header_match: request.header_match.map(HeaderMatch::new).transpose()?,
+            filter_criteria,
+        };
+        let policy = request.retry_policy.as_ref();
+        let retry = retry_policy(
+            request.max_retries.or_else(|| policy.and_then(|policy| policy.max_retries)),
+            request.retry_delay.or_else(|| policy.and_then(|policy| policy.retry_delay)),
+            policy.and_then(|policy| policy.backoff_multiplier),
+            config.retry,
+        )?;
+        let prefetch_count = request.prefetch_count.unwrap_or(DEFAULT_PREFETCH);
+        if !(1..=MAX_PREFETCH).contains(&prefetch_count) {
+            let message = format!("prefetch_count = {prefetch_count} must be 1 to {MAX_PREFETCH}");
+            return Err(ApiError::field("prefetch_count", message));
+        }
+        Ok(Self {
+            service_name: ServiceName::new(&request.service_name)?,
+            callback_url,
+            selector,
+            headers,
+            retry,
+            prefetch_count,
+        })
+    }
+
+    fn onto(self, subscription: Subscription) -> Subscription {
+        let Self { service_name, callback_url, selector, headers, retry, prefetch_count } = self;
+        Subscription {
+            service_name,
+            callback_url: Some(callback_url),
+            selector,
+            headers,
+            retry,
+            prefetch_count,
+            ..subscription
+        }
+    }
+}
+
+fn callback(url: &str, policy: &EgressPolicy) -> ApiResult<String> {
+    CallbackUrl::check(url, policy)
+        .map(|url| url.as_str().to_owned())
+        .map_err(|error| ApiError::field("callback_url", format!("callback_url {error}")))
+}
+
+fn channels(channel: Option<&str>, pattern: Option<&str>) -> ApiResult<Channels> {
+    match (channel, pattern) {
+        (Some(name), None) => Ok(Channels::Channel(ChannelName::new(name)?)),
+        (None, Some(glob)) => Ok(Channels::Pattern(Glob::new(glob)?)),
+        (None, None) => Err(ApiError::field("channel", "one of channel and channel_pattern is needed")),
+        (Some(_), Some(_)) => {
+            Err(ApiError::field("channel_pattern", "channel and channel_pattern exclude each other"))
+        }
+    }
+}
+
+fn retry_policy(
+    max_retries: Option<u32>,
+    delay_seconds: Option<f64>,
+    multiplier: Option<f64>,
+    default: RetryPolicy,
+) -> ApiResult<RetryPolicy> {
+    let max_retries = max_retries.unwrap_or(default.max_retries);
+    if max_retries > RetryPolicy::MAX_RETRIES {
+        let message = format!("max_retries = {max_retries} must be at most {}", RetryPolicy::MAX_RETRIES);
+        return Err(ApiError::field("max_retries", message));
+    }
+    let retry_delay_ms = match delay_seconds {
+        None => default.retry_delay_ms,
+        Some(seconds) if (0.0..=MAX_DELAY_SECONDS).contains(&seconds) => {
+            #[expect(
+                clippy::cast_possible_truncation,
+                clippy::cast_sign_loss,
+                reason = "checked to be 0 to an hour"
+            )]
+            let ms = (seconds * 1_000.0).round() as u64;
+            ms
+        }
+        Some(seconds) => {
+            let message = format!("retry_delay = {seconds} must be 0 to {MAX_DELAY_SECONDS} seconds");
+            return Err(ApiError::field("retry_delay", message));
+        }
+    };
+    let backoff_multiplier = multiplier.unwrap_or(default.backoff_multiplier);
+    if !(1.0..=100.0).contains(&backoff_multiplier) {
+        let message = format!("backoff_multiplier = {backoff_multiplier} must be 1 to 100");
+        return Err(ApiError::field("retry_policy.backoff_multiplier", message));
+    }
+    Ok(RetryPolicy { max_retries, retry_delay_ms, backoff_multiplier })
+}
