@@ -1,0 +1,60 @@
+//! What the router counts.
+
+use prometheus_client::{
+    metrics::{counter::Counter, gauge::Gauge},
+    registry::Registry,
+};
+
+/// The router's metrics; clones count together.
+#[derive(Debug, Clone, Default)]
+pub struct Metrics {
+    /// Partitions held.
+    pub partitions: Gauge,
+    /// Subscriptions known.
+    pub subscriptions: Gauge,
+    /// Messages matched.
+    pub routed: Counter,
+    /// Deliveries put into queues.
+    pub enqueued: Counter,
+    /// Messages that no subscription matched.
+    pub unroutable: Counter,
+    /// Entries that could not be decoded and were put aside.
+    pub undecodable: Counter,
+    /// Times that a lane was found to lack entries that it had.
+    pub gaps: Counter,
+    /// Queues whose key held something else.
+    pub broken: Counter,
+    /// Entries of history let go.
+    pub trimmed: Counter,
+}
+
+impl Metrics {
+    /// Registers everything.
+    pub fn register(&self, registry: &mut Registry) {
+        registry.register("postroad_router_partitions", "Partitions held", self.partitions.clone());
+        registry.register("postroad_router_subscriptions", "Subscriptions known", self.subscriptions.clone());
+        registry.register("postroad_messages_routed", "Messages matched", self.routed.clone());
+        registry.register(
+            "postroad_deliveries_enqueued",
+            "Deliveries put into queues",
+            self.enqueued.clone(),
+        );
+        registry.register(
+            "postroad_messages_unroutable",
+            "Messages without a subscription",
+            self.unroutable.clone(),
+        );
+        registry.register(
+            "postroad_entries_undecodable",
+            "Entries that could not be decoded and were put aside",
+            self.undecodable.clone(),
+        );
+        registry.register("postroad_lane_gaps", "Times that a lane lacked entries it had", self.gaps.clone());
+        registry.register(
+            "postroad_queues_broken",
+            "Queues whose key held something else",
+            self.broken.clone(),
+        );
+        registry.register("postroad_history_trimmed", "Entries of history let go", self.trimmed.clone());
+    }
+}
