@@ -1,0 +1,138 @@
+//! deliver: send, judge, and hand the verdict on to be settled.
+
+use std::{sync::Arc, time::Duration};
+
+use postroad_model::{
+    delivery::{
+        Attempt, DeadReason, Failure, Health, Hold, Outcome, Place as Goes, Verdict, judge, parse_retry_after,
+    },
+    message::Message,
+};
+use postroad_store::{Lease, Settlement, entry::EntryError};
+use tokio::time::Instant;
+use tracing::{debug, error};
+
+use crate::{
+    metrics::{AttemptEnd, AttemptLabels, DeadLabels},
+    places::Place,
+    request,
+    shared::Shared,
+    targets::Target,
+};
+
+/// How long an entry of a newer format is left for newer workers.
+const NEWER_WAIT_MS: u64 = 5_000;
+
+/// Delivers what a lease stands for.
+pub async fn deliver(shared: Shared, lease: Lease, target: Arc<Target>, place: Place) {
+    let message = match lease.entry.decode() {
+        Ok(message) => message,
+        Err(error) => return shared.settle(unreadable(&shared, lease, &error), Some(place)),
+    };
+    let settlement = if lease.tries.progress.runs_alone() {
+        let _alone = shared.alone.write().await;
+        attempt(&shared, lease, &target, &message).await
+    } else {
+        let _beside_others = shared.alone.read().await;
+        attempt(&shared, lease, &target, &message).await
+    };
+    shared.settle(settlement, Some(place));
+}
+
+/// send and judge.
+async fn attempt(shared: &Shared, lease: Lease, target: &Target, message: &Message) -> Settlement {
+    let subscription = &target.subscription;
+    let expired = message.ttl_seconds.is_some_and(|ttl| {
+        lease.accepted_ms.saturating_add(ttl.saturating_mul(1_000)) <= shared.redis_now_ms()
+    });
+    let (outcome, attempt) = if expired {
+        (Outcome::Expired, None)
+    } else {
+        let (outcome, attempt) = send(shared, &lease, target, message).await;
+        (outcome, Some(attempt))
+    };
+    let verdict = judge(
+        &subscription.retry,
+        subscription.auto_ack,
+        lease.tries.progress,
+        &outcome,
+        rand::random::<f64>(),
+    );
+    count(shared, &outcome, verdict.place);
+    debug!(
+        message.id = %message.id,
+        subscription.id = %subscription.id,
+        attempt = lease.tries.progress.attempts + 1,
+        outcome = ?outcome,
+        "attempted"
+    );
+    Settlement { lease, verdict, attempt, ack_timeout: Duration::from_secs(subscription.ack_timeout) }
+}
+
+async fn send(shared: &Shared, lease: &Lease, target: &Target, message: &Message) -> (Outcome, Attempt) {
+    let number = lease.tries.progress.attempts + 1;
+    let started_at_ms = shared.clock.now_ms();
+    let mut attempt =
+        Attempt { number, started_at_ms, duration_ms: 0, status: None, error: None, response: None };
+    let Some(url) = &target.url else {
+        attempt.error = Some("the callback URL may not be called; egress.allow can permit it".into());
+        return (Outcome::Failed(Failure::Blocked), attempt);
+    };
+    let request = request::build(target, url, message, number, started_at_ms, rand::random());
+    let began = Instant::now();
+    let answer = shared.callbacks.send(request).await;
+    attempt.duration_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+    match answer {
+        Ok(answer) => {
+            attempt.status = Some(answer.status);
+            attempt.response = (!answer.body.is_empty()).then_some(answer.body);
+            if !(200..300).contains(&answer.status) {
+                attempt.error = Some(format!("answered {}", answer.status));
+            }
+            let now_ms = shared.clock.now_ms();
+            let retry_after_ms = answer.retry_after.and_then(|text| parse_retry_after(&text, now_ms));
+            (Outcome::Answered { status: answer.status, retry_after_ms }, attempt)
+        }
+        Err(no_answer) => {
+            attempt.error = Some(format!("{}: {}", no_answer.failure.as_str(), no_answer.detail));
+            (Outcome::Failed(no_answer.failure), attempt)
+        }
+    }
+}
+
+/// What cannot be read is dead at once, alone, with its bytes; what a newer release wrote is left to newer
+/// workers.
+fn unreadable(shared: &Shared, lease: Lease, why: &EntryError) -> Settlement {
+    error!(subscription.id = %lease.subscription, entry = %lease.id, %why, "cannot read a queued entry");
+    let place = match why {
+        EntryError::Newer(_) => Goes::Later { delay_ms: NEWER_WAIT_MS },
+        EntryError::Broken(_) => {
+            let reason = DeadReason::Undecodable;
+            shared.metrics.dead.get_or_create(&DeadLabels { reason: reason.as_str() }).inc();
+            Goes::Dead(reason)
+        }
+    };
+    let verdict = Verdict { place, progress: lease.tries.progress, health: Health::Unknown, hold: Hold::No };
+    Settlement { lease, verdict, attempt: None, ack_timeout: Duration::ZERO }
+}
+
+/// Counts an outcome and where it leads.
+pub fn count(shared: &Shared, outcome: &Outcome, place: Goes) {
+    let end = match outcome {
+        Outcome::Answered { status: 200..=299, .. } => Some(AttemptEnd::Delivered),
+        Outcome::Answered { .. } => Some(AttemptEnd::Refused),
+        Outcome::Failed(_) => Some(AttemptEnd::Failed),
+        _ => None,
+    };
+    if let Some(end) = end {
+        shared.metrics.attempts.get_or_create(&AttemptLabels { end }).inc();
+    }
+    match place {
+        Goes::Settled => shared.metrics.delivered.inc(),
+        Goes::Later { .. } => shared.metrics.retried.inc(),
+        Goes::Dead(reason) => {
+            shared.metrics.dead.get_or_create(&DeadLabels { reason: reason.as_str() }).inc()
+        }
+        Goes::AwaitingAck | Goes::Again => 0,
+    };
+}

@@ -1,0 +1,164 @@
+//! Which lanes are worth a look, and which timers of theirs are due when.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use postroad_store::StreamId;
+use tokio::sync::Notify;
+
+/// What is known of the lanes.
+#[derive(Default)]
+pub struct Lanes {
+    state: Mutex<State>,
+    hot: Notify,
+    looked: Notify,
+    due: Notify,
+}
+
+#[derive(Default)]
+struct State {
+    /// Lanes where tokens lie.
+    hot: BTreeSet<u16>,
+    /// Where the last look ended, so that every lane has its turn.
+    next: u16,
+    /// Lanes whose tokens up to an entry were passed over: nothing new for this worker up to there.
+    passed: HashMap<u16, StreamId>,
+    /// When lanes' next timers are due.
+    due: HashMap<u16, Instant>,
+}
+
+impl Lanes {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Tokens lie there.
+    pub fn heat(&self, lanes: impl IntoIterator<Item = u16>) {
+        self.lock().hot.extend(lanes);
+        self.hot.notify_one();
+    }
+
+    /// Takes at most `most` lanes where tokens lie, going round.
+    pub fn take_hot(&self, most: usize) -> Vec<u16> {
+        let mut state = self.lock();
+        let next = state.next;
+        let round: Vec<u16> =
+            state.hot.range(next..).chain(state.hot.range(..next)).copied().take(most).collect();
+        for lane in &round {
+            state.hot.remove(lane);
+        }
+        if let Some(last) = round.last() {
+            state.next = last.wrapping_add(1);
+        }
+        round
+    }
+
+    /// Waits until some lane may have become hot.
+    pub async fn heated(&self) {
+        self.hot.notified().await;
+    }
+
+    /// Every hot lane was looked at.
+    pub fn looked(&self) {
+        self.looked.notify_one();
+    }
+
+    /// Waits until hot lanes were looked at.
+    pub async fn cooled(&self) {
+        self.looked.notified().await;
+    }
+
+    /// Whether no lane is hot.
+    pub fn is_cool(&self) -> bool {
+        self.lock().hot.is_empty()
+    }
+
+    /// Tokens up to `upto` were passed over there, because this worker holds enough of them.
+    pub fn pass(&self, lane: u16, upto: StreamId) {
+        self.lock().passed.insert(lane, upto);
+    }
+
+    /// Places were freed: what was passed over is worth a look again.
+    pub fn forget_passed(&self) {
+        let mut state = self.lock();
+        let passed: Vec<u16> = state.passed.drain().map(|(lane, _)| lane).collect();
+        if !passed.is_empty() {
+            state.hot.extend(passed);
+            drop(state);
+            self.hot.notify_one();
+        }
+    }
+
+    /// Up to where tokens were passed over, by lane.
+    pub fn passed(&self) -> HashMap<u16, StreamId> {
+        self.lock().passed.clone()
+    }
+
+    /// A lane's next timer is due after so long.
+    pub fn due_in(&self, lane: u16, after: Duration) {
+        let at = Instant::now() + after;
+        let mut state = self.lock();
+        let earlier = state.due.get(&lane).is_none_or(|known| at < *known);
+        if earlier {
+            state.due.insert(lane, at);
+            drop(state);
+            self.due.notify_one();
+        }
+    }
+
+    /// Lanes whose timers are due, and when the next one is.
+    pub fn take_due(&self) -> (Vec<u16>, Option<Instant>) {
+        let now = Instant::now();
+        let mut state = self.lock();
+        let lanes: Vec<u16> = state.due.iter().filter(|(_, at)| **at <= now).map(|(lane, _)| *lane).collect();
+        for lane in &lanes {
+            state.due.remove(lane);
+        }
+        (lanes, state.due.values().min().copied())
+    }
+
+    /// Waits until an earlier timer was made known.
+    pub async fn due_changed(&self) {
+        self.due.notified().await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lanes_take_turns() {
+        let lanes = Lanes::default();
+        lanes.heat([1, 2, 3]);
+        assert_eq!(lanes.take_hot(2), [1, 2]);
+        lanes.heat([1, 2]);
+        assert_eq!(lanes.take_hot(2), [3, 1]);
+        assert_eq!(lanes.take_hot(9), [2]);
+        assert!(lanes.is_cool());
+    }
+
+    #[test]
+    fn what_was_passed_over_comes_back_when_places_are_freed() {
+        let lanes = Lanes::default();
+        lanes.pass(4, StreamId { ms: 1, seq: 0 });
+        assert_eq!(lanes.passed().len(), 1);
+        lanes.forget_passed();
+        assert_eq!(lanes.take_hot(9), [4]);
+        assert!(lanes.passed().is_empty());
+    }
+
+    #[test]
+    fn the_earliest_timer_counts() {
+        let lanes = Lanes::default();
+        lanes.due_in(1, Duration::from_secs(60));
+        lanes.due_in(1, Duration::ZERO);
+        lanes.due_in(2, Duration::from_secs(60));
+        let (due, next) = lanes.take_due();
+        assert_eq!(due, [1]);
+        assert!(next.unwrap() > Instant::now() + Duration::from_secs(50));
+    }
+}

@@ -1,0 +1,91 @@
+//! A delivery as an HTTP request: the body in the subscription's format, signed as Standard Webhooks asks.
+
+use std::io::Write;
+
+use base64::{Engine, engine::general_purpose::STANDARD};
+use http::{HeaderMap, HeaderName, HeaderValue, header::AsHeaderName};
+use postroad_model::{
+    message::{Message, PayloadKind},
+    signature::{live, sign},
+    subscription::Format,
+    time::Time,
+    trace_context::TraceParent,
+};
+use reqwest::{Body, Method, Request, Url};
+
+use crate::targets::Target;
+
+const WEBHOOK_ID: HeaderName = HeaderName::from_static("webhook-id");
+const WEBHOOK_TIMESTAMP: HeaderName = HeaderName::from_static("webhook-timestamp");
+const WEBHOOK_SIGNATURE: HeaderName = HeaderName::from_static("webhook-signature");
+const GENERATION: HeaderName = HeaderName::from_static("postroad-generation");
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+
+/// Builds the request of one attempt. `attempt` counts from 1, `now_ms` is the worker's clock, `span` a
+/// random number that names this attempt in the message's trace.
+pub fn build(target: &Target, url: &Url, message: &Message, attempt: u32, now_ms: u64, span: u64) -> Request {
+    let body = match target.subscription.format {
+        Format::Native => native(target, message, attempt, now_ms),
+    };
+    let mut request = Request::new(Method::POST, url.clone());
+    let headers = request.headers_mut();
+    headers.clone_from(&target.headers);
+    let seconds = now_ms / 1_000;
+    let keys = live(&target.subscription.secrets, Time::from_millis(now_ms));
+    set(headers, WEBHOOK_SIGNATURE, sign(keys, message.id.as_str(), seconds, &body));
+    set(headers, WEBHOOK_ID, message.id.to_string());
+    set(headers, WEBHOOK_TIMESTAMP, seconds.to_string());
+    set(headers, GENERATION, message.generation.to_string());
+    if let Some(trace) = message.trace {
+        let parent_id = if span == 0 { 1 } else { span };
+        set(headers, TRACEPARENT, TraceParent { parent_id, ..trace }.to_string());
+    }
+    *request.body_mut() = Some(Body::from(body));
+    request
+}
+
+fn set(headers: &mut HeaderMap, name: impl AsHeaderName + http::header::IntoHeaderName, value: String) {
+    if let Ok(value) = HeaderValue::try_from(value) {
+        headers.insert(name, value);
+    }
+}
+
+/// `MessageDelivery`, with the metadata as it was made at the door and the payload as it was published.
+fn native(target: &Target, message: &Message, attempt: u32, now_ms: u64) -> Vec<u8> {
+    let subscription = &target.subscription;
+    let payload = &message.payload.body;
+    let mut body = Vec::with_capacity(payload.len() + message.metadata.get().len() + 400);
+    // Writing to a vector does not fail; ids and channel names hold nothing that JSON would escape.
+    let _ = write!(
+        body,
+        r#"{{"message_id":"{}","subscription_id":"{}","channel":"{}","payload":"#,
+        message.id, subscription.id, message.channel
+    );
+    match message.payload.kind {
+        PayloadKind::Json => body.extend_from_slice(payload),
+        PayloadKind::Text => {
+            let _ = serde_json::to_writer(&mut body, &String::from_utf8_lossy(payload));
+        }
+        PayloadKind::Bytes => {
+            let _ = write!(body, "\"{}\"", STANDARD.encode(payload));
+        }
+    }
+    let _ = write!(
+        body,
+        r#","metadata":{},"delivery_attempt":{attempt},"max_attempts":{},"delivered_at":"{}""#,
+        message.metadata.get(),
+        subscription.retry.max_attempts(),
+        Time::from_millis(now_ms)
+    );
+    for (name, key) in [
+        ("routing_key", message.routing_key.as_ref().map(postroad_model::names::RoutingKey::as_str)),
+        ("ordering_key", message.ordering_key.as_ref().map(postroad_model::names::OrderingKey::as_str)),
+    ] {
+        if let Some(key) = key {
+            let _ = write!(body, r#","{name}":"#);
+            let _ = serde_json::to_writer(&mut body, key);
+        }
+    }
+    body.push(b'}');
+    body
+}
