@@ -41,7 +41,7 @@ pub const COMMON_DOCS: Docs = &[
         "what is logged: a level (`error`, `warn`, `info`, `debug`, `trace`) or levels by module, such as `info,hyper=warn`",
     ),
     ("log_format", "`text` for people, `json` for machines; both go to standard error"),
-    ("threads", "threads that run the daemon: 0 is one for each CPU, 1 costs the least per message"),
+    ("threads", "threads that run the daemon: 1 costs the least per message, start more daemons for more; 0 is one for each CPU"),
     ("grace_seconds", "how long work in flight may take after SIGTERM before it is cut off"),
     ("http.max_connections", "the most HTTP connections at a time; further ones wait until one ends"),
     (
@@ -63,7 +63,7 @@ impl Default for Common {
             listen: None,
             log: LogFilter("info".to_owned()),
             log_format: LogFormat::Text,
-            threads: 0,
+            threads: 1,
             grace_seconds: NonZeroU64::new(25).expect("not zero"),
             http: HttpConfig::default(),
         }

@@ -134,7 +134,7 @@ pub fn explain(selector: &Selector, candidate: &Candidate<'_>) -> Result<(), Mis
     Ok(())
 }
 
-/// Whether a subscription gets a message: it is the same tenant's, and [`matches`].
+/// Whether a subscription gets a message: it is the same tenant's, and [`matches()`] it.
 pub fn wants(subscription: &Subscription, candidate: &Candidate<'_>) -> bool {
     subscription.tenant == *candidate.tenant && matches(&subscription.selector, candidate)
 }

@@ -2,6 +2,7 @@
 
 use std::{fmt, str::FromStr};
 
+use bytes::Bytes;
 use postroad_model::{delivery::DeadReason, id::SubscriptionId};
 use redis::{Pipeline, Value};
 
@@ -58,6 +59,8 @@ pub struct DeadLetter {
     pub reason: Option<DeadReason>,
     /// What it has been through.
     pub tries: Tries,
+    /// Fields that no entry has: only where it is none. For whoever has to look at it.
+    pub strange: Vec<(Vec<u8>, Bytes)>,
 }
 
 /// A subscription that has dead letters.
@@ -71,6 +74,8 @@ pub struct DeadQueue {
     pub oldest_ms: u64,
     /// When the newest died.
     pub newest_ms: u64,
+    /// The newest: what dies from now on lies behind it.
+    pub newest: StreamId,
 }
 
 /// Why a replay into a queue ended.
@@ -82,6 +87,10 @@ pub enum ReplayState {
     Full,
     /// The subscription was cancelled.
     Gone,
+    /// The lane lacks the subscription's settings; see [`Store::apply`].
+    Unknown,
+    /// Another runner has the job by now, or it was stopped.
+    Lost,
 }
 
 /// What a replay did.
@@ -100,7 +109,7 @@ impl Store {
     }
 
     /// Subscriptions that have dead letters, by id, over all tenants.
-    pub async fn dead_queues(&self) -> Result<Vec<DeadQueue>, StoreError> {
+    pub async fn dead_subscriptions(&self) -> Result<Vec<SubscriptionId>, StoreError> {
         let mut members = Pipeline::new();
         for lane in 0..self.layout.lanes {
             members.cmd("SMEMBERS").arg(self.keys.key(Tag::Lane(lane), keys::DEADS));
@@ -112,21 +121,51 @@ impl Store {
             }
         }
         ids.sort_unstable();
-        let mut looks = Pipeline::new();
-        for id in &ids {
-            let key = self.dead_key(id);
-            looks.cmd("XLEN").arg(&key);
-            looks.cmd("XRANGE").arg(&key).arg("-").arg("+").arg("COUNT").arg(1);
-            looks.cmd("XREVRANGE").arg(&key).arg("+").arg("-").arg("COUNT").arg(1);
+        Ok(ids)
+    }
+
+    /// How many dead letters subscriptions have, in the order asked for.
+    pub async fn count_dead(&self, ids: &[SubscriptionId]) -> Result<Vec<u64>, StoreError> {
+        let mut counts = Vec::with_capacity(ids.len());
+        for some in ids.chunks(1_000) {
+            let mut lengths = Pipeline::with_capacity(some.len());
+            for id in some {
+                lengths.cmd("XLEN").arg(self.dead_key(id));
+            }
+            for answer in self.link.pipeline(&lengths).await? {
+                counts.push(count(&checked(answer)?)?);
+            }
         }
-        let mut answers = self.link.pipeline(&looks).await?.into_iter().map(checked);
-        let mut next = || answers.next().unwrap_or(Ok(Value::Nil));
+        Ok(counts)
+    }
+
+    /// Subscriptions that have dead letters, by id, over all tenants, with figures.
+    pub async fn dead_queues(&self) -> Result<Vec<DeadQueue>, StoreError> {
+        self.dead_queues_of(&self.dead_subscriptions().await?).await
+    }
+
+    /// Those of some subscriptions that have dead letters, with figures.
+    pub async fn dead_queues_of(&self, ids: &[SubscriptionId]) -> Result<Vec<DeadQueue>, StoreError> {
+        // Each answer holds whole entries: not too many in one flight.
+        const FLIGHT: usize = 64;
         let mut queues = Vec::with_capacity(ids.len());
-        for subscription in ids {
-            let count = count(&next()?)?;
-            let (oldest_ms, newest_ms) = (died(next()?)?, died(next()?)?);
-            if count > 0 {
-                queues.push(DeadQueue { subscription, count, oldest_ms, newest_ms });
+        for some in ids.chunks(FLIGHT) {
+            let mut looks = Pipeline::with_capacity(3 * some.len());
+            for id in some {
+                let key = self.dead_key(id);
+                looks.cmd("XLEN").arg(&key);
+                looks.cmd("XRANGE").arg(&key).arg("-").arg("+").arg("COUNT").arg(1);
+                looks.cmd("XREVRANGE").arg(&key).arg("+").arg("-").arg("COUNT").arg(1);
+            }
+            let mut answers = self.link.pipeline(&looks).await?.into_iter().map(checked);
+            let mut next = || answers.next().unwrap_or(Ok(Value::Nil));
+            for subscription in some {
+                let count = count(&next()?)?;
+                let ((_, oldest_ms), (newest, newest_ms)) = (died(next()?)?, died(next()?)?);
+                if count > 0 {
+                    let subscription = subscription.clone();
+                    queues.push(DeadQueue { subscription, count, oldest_ms, newest_ms, newest });
+                }
             }
         }
         Ok(queues)
@@ -150,6 +189,23 @@ impl Store {
         array(self.link.command(&command).await?)?.into_iter().map(|row| read(subscription, row)).collect()
     }
 
+    /// Dead letters of a subscription before `below`, newest first, at most `most`.
+    pub async fn newest_dead_letters(
+        &self,
+        subscription: &SubscriptionId,
+        below: Option<StreamId>,
+        most: usize,
+    ) -> Result<Vec<DeadLetter>, StoreError> {
+        let mut command = redis::cmd("XREVRANGE");
+        command
+            .arg(self.dead_key(subscription))
+            .arg(below.map_or_else(|| "+".to_owned(), |id| format!("({id}")))
+            .arg("-")
+            .arg("COUNT")
+            .arg(most);
+        array(self.link.command(&command).await?)?.into_iter().map(|row| read(subscription, row)).collect()
+    }
+
     /// One dead letter.
     pub async fn dead_letter(&self, id: &DeadLetterId) -> Result<Option<DeadLetter>, StoreError> {
         let mut command = redis::cmd("XRANGE");
@@ -158,7 +214,8 @@ impl Store {
     }
 
     /// replay: dead letters of one subscription back into its queue, which may then hold at most `bound`
-    /// entries. What is no longer there is passed over.
+    /// entries. What is no longer there is passed over. `job` is the job's id, or what [`Store::take_job`] gave
+    /// its runner: then only that runner's moves count, and only while it holds the job.
     pub async fn replay_dead(
         &self,
         subscription: &SubscriptionId,
@@ -179,6 +236,8 @@ impl Store {
             "OK" => ReplayState::Done,
             "FULL" => ReplayState::Full,
             "GONE" => ReplayState::Gone,
+            "UNKNOWN" => ReplayState::Unknown,
+            "LOST" => ReplayState::Lost,
             other => return Err(StoreError::Reply(format!("replay: {other}"))),
         };
         Ok(Replayed { moved, state })
@@ -222,14 +281,16 @@ impl Store {
     }
 }
 
-fn died(value: Value) -> Result<u64, StoreError> {
-    match array(value)?.pop() {
-        Some(row) => {
-            Ok(Fields::read(array(row)?.into_iter().nth(1).unwrap_or_default())?.take_number("died"))
-        }
-        None => Ok(0),
-    }
+/// The id and the time of death of the one entry that a look found.
+fn died(value: Value) -> Result<(StreamId, u64), StoreError> {
+    let Some(row) = array(value)?.pop() else { return Ok((StreamId::ZERO, 0)) };
+    let mut row = array(row)?.into_iter();
+    let id = stream_id(row.next().unwrap_or_default())?;
+    Ok((id, Fields::read(row.next().unwrap_or_default())?.take_number("died")))
 }
+
+/// The fields of a dead letter.
+const KNOWN: [&[u8]; 9] = [b"v", b"h", b"b", b"t", b"ref", b"rank", b"reason", b"tries", b"died"];
 
 fn read(subscription: &SubscriptionId, row: Value) -> Result<DeadLetter, StoreError> {
     let mut row = array(row)?.into_iter();
@@ -242,6 +303,7 @@ fn read(subscription: &SubscriptionId, row: Value) -> Result<DeadLetter, StoreEr
         reason: DeadReason::parse(&fields.take_text("reason")),
         tries: Tries::read(&fields.take_text("tries")),
         entry: fields.entry(),
+        strange: fields.raw().into_iter().filter(|(name, _)| !KNOWN.contains(&name.as_slice())).collect(),
     })
 }
 

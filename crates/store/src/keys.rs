@@ -37,7 +37,8 @@ names! {
     SENT = "sent";
     /// String: the run_id of the server that last accepted here.
     GATE = "gate";
-    /// Hashes `ids:<window>:<slot>`: digest of an id → ingress id and time of acceptance.
+    /// Hashes `ids:<window>:<depth>:<slot>`: digest of an id → ingress id and time of acceptance; and
+    /// strings `ids:<window>:depth`: how deep the window goes.
     IDS = "ids:";
     /// Sorted set: tenant/channel by last publish.
     CHANNELS = "channels";

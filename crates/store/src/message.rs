@@ -9,6 +9,7 @@ use crate::{
     error::StoreError,
     keys::{self, Tag},
     link::checked,
+    partition::ID_DEPTHS,
     reply::{array, text},
 };
 
@@ -41,14 +42,16 @@ impl Store {
         let age = now_ms / window_ms;
         // A clock that differs a little must not miss the window that Redis is in.
         let ages: Vec<u64> = (age.saturating_sub(2)..=age + 1).collect();
-        let index = |partition: u16, age: u64| {
-            self.keys.key(Tag::Partition(partition), &format!("{}{age}:{}", keys::IDS, key.slot))
-        };
+        let indices: Vec<String> = ages
+            .iter()
+            .flat_map(|age| (0..ID_DEPTHS).map(move |depth| (age, depth)))
+            .map(|(age, depth)| format!("{}{age}:{}", keys::IDS, key.slot(depth)))
+            .collect();
 
         let home = self.layout.partition_of_id(tenant, id);
         let mut exact = Pipeline::new();
-        for age in &ages {
-            exact.cmd("HGET").arg(index(home, *age)).arg(&key.field);
+        for index in &indices {
+            exact.cmd("HGET").arg(self.keys.key(Tag::Partition(home), index)).arg(&key.field);
         }
         let mut places = Vec::new();
         for answer in self.link.pipeline(&exact).await? {
@@ -58,19 +61,14 @@ impl Store {
             // With an ordering key the id does not tell the partition.
             let mut wide = Pipeline::new();
             for partition in 0..self.layout.partitions {
-                for age in &ages {
+                for index in &indices {
                     let pattern = format!("{}/*", key.field);
-                    wide.cmd("HSCAN")
-                        .arg(index(partition, *age))
-                        .arg(0)
-                        .arg("MATCH")
-                        .arg(pattern)
-                        .arg("COUNT")
-                        .arg(100_000);
+                    let index = self.keys.key(Tag::Partition(partition), index);
+                    wide.cmd("HSCAN").arg(index).arg(0).arg("MATCH").arg(pattern).arg("COUNT").arg(100_000);
                 }
             }
             for (at, answer) in self.link.pipeline(&wide).await?.into_iter().enumerate() {
-                let partition = u16::try_from(at / ages.len()).unwrap_or_default();
+                let partition = u16::try_from(at / indices.len()).unwrap_or_default();
                 let pairs = array(array(checked(answer)?)?.into_iter().nth(1).unwrap_or_default())?;
                 for value in pairs.into_iter().skip(1).step_by(2) {
                     places.extend(place(partition, &text(value)?));

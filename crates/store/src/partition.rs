@@ -16,15 +16,15 @@ use crate::{
     script::{self, Call},
 };
 
-/// Slots of the id index, per partition and window.
-const ID_SLOTS: u16 = 16_384;
+/// How deep a window of the id index may go: 1,024 small hashes, and eight times as many at each depth.
+pub(crate) const ID_DEPTHS: u32 = 5;
 
 /// What an id is found again by: tenant and id, and channel and ordering key where there is one, since ids
 /// are unique within those.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct IdKey {
-    /// Which of the index's small hashes.
-    pub slot: u16,
+    /// A number from the digest: which of the index's small hashes.
+    pub number: u32,
     /// The field in it.
     pub field: String,
 }
@@ -47,7 +47,12 @@ impl IdKey {
             field.push('/');
             field.push_str(&hex(&line[..8]));
         }
-        Self { slot: u16::from_be_bytes([digest[30], digest[31]]) % ID_SLOTS, field }
+        Self { number: u32::from_be_bytes([0, digest[29], digest[30], digest[31]]), field }
+    }
+
+    /// The small hash at a depth, as the scripts name it.
+    pub(crate) fn slot(&self, depth: u32) -> String {
+        format!("{depth}:{}", self.number % (1_024 * 8_u32.pow(depth)))
     }
 }
 
@@ -143,7 +148,7 @@ impl Store {
                 let mut call = Call::new(&script::ACCEPT, &self.keys, Tag::Partition(*partition));
                 call.arg(window_ms);
                 for message in messages {
-                    call.arg(message.id.slot)
+                    call.arg(message.id.number)
                         .arg(&message.id.field)
                         .arg(u8::from(message.remember))
                         .arg(u8::from(message.check))
@@ -292,7 +297,8 @@ mod tests {
         let channel = ChannelName::new("orders").unwrap();
         let key = OrderingKey::new("k").unwrap();
         let keyed = IdKey::new(&a, &id, Some((&channel, &key)));
-        assert_eq!(keyed.slot, plain.slot);
+        assert_eq!(keyed.number, plain.number);
+        assert!(plain.slot(0).starts_with("0:") && plain.slot(4).starts_with("4:"));
         assert!(keyed.field.starts_with(&format!("{}/", plain.field)));
     }
 }

@@ -1,6 +1,8 @@
 //! The language as a whole: every operator by table, refusals by reason, and everything that `quamina` reads
 //! the same way by comparison with it.
 
+use std::net::IpAddr;
+
 use proptest::prelude::*;
 use serde_json::json;
 
@@ -483,6 +485,37 @@ fn in_json_it_is_what_was_given() {
     assert!(error.starts_with("filter_criteria.a: unknown operator \"nope\""), "{error}");
 }
 
+#[test]
+fn keys_of_letter_case_reach_the_ends_of_long_text() {
+    assert_eq!(Key::fold_ends("ÄBß"), ("äbss".into(), None));
+    assert_eq!(Key::fold_ends(&"Ü".repeat(512)), ("ü".repeat(512), None));
+    let (head, tail) = Key::fold_ends(&format!("AB{}YZ", "ü".repeat(100_000)));
+    let tail = tail.unwrap();
+    assert!(head.starts_with("abü") && tail.ends_with("üyz"));
+    assert_eq!((head.chars().count(), tail.chars().count()), (512, 512));
+    // The character that folds to most characters for its size: an operand full of it still fits.
+    let widest = "\u{390}".repeat(128);
+    assert_eq!(Key::fold_ends(&widest).0.chars().count(), 384);
+    check([(json!({"a": [{"prefix": {"equals-ignore-case": widest}}]}), json!({"a": widest}), true)]);
+}
+
+#[test]
+fn bits_of_networks() {
+    let bits = |address: &str, length| Key::network_bits(address.parse().unwrap(), length);
+    let table = [
+        ("10.1.2.3", 8, 0x0a00_0000),
+        ("10.1.2.3", 32, 0x0a01_0203),
+        ("10.1.2.3", 0, 0),
+        ("2001:db8::1", 32, 0x2001_0db8 << 96),
+        ("2001:db8::1", 128, (0x2001_0db8 << 96) | 1),
+        ("2001:db8::1", 0, 0),
+        ("10.1.2.3", 200, 0x0a01_0203),
+    ];
+    for (address, length, expected) in table {
+        assert_eq!(bits(address, length), expected, "{address}/{length}");
+    }
+}
+
 /// An operator that `quamina` 0.7.0 reads as the table says also beside others, over values that collide
 /// often. It errs on: `numeric` with `<` (strings match) or with two bounds (`>` is `>=`), `cidr` of IPv6 (no
 /// address matches), `exists` beside other alternatives (those win), `equals-ignore-case` beside an equal
@@ -615,8 +648,10 @@ proptest! {
                         text.len() <= Key::MAX_CONTAINING_BYTES && text.contains(&**key)
                     }
                     (Key::Network { v6, bits, length }, Value::String(text)) => {
-                        let address: std::net::IpAddr = text.parse().unwrap();
-                        address.is_ipv6() == *v6 && Key::network_bits(address, *length) == *bits
+                        let address: Option<IpAddr> = text.parse().ok();
+                        address.is_some_and(|address| {
+                            address.is_ipv6() == *v6 && Key::network_bits(address, *length) == *bits
+                        })
                     }
                     (Key::Range(from, to), Value::Number(value)) => {
                         from.is_none_or(|from| from <= value.into()) && to.is_none_or(|to| to >= value.into())

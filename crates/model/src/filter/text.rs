@@ -10,23 +10,35 @@ pub(super) fn fold(text: &str) -> impl Iterator<Item = char> {
 
 /// Whether `text` folds to `folded`.
 pub(super) fn folds_to(text: &str, folded: &str) -> bool {
-    fold(text).eq(folded.chars())
+    // A character is at most four bytes and folds to at least one.
+    if text.len() > 4 * folded.len() {
+        return false;
+    }
+    ascii_folds_to(text, folded).unwrap_or_else(|| fold(text).eq(folded.chars()))
 }
 
 /// Whether the fold of `text` begins with `folded`.
 pub(super) fn fold_begins(text: &str, folded: &str) -> bool {
-    let mut chars = fold(text);
-    folded.chars().all(|expected| chars.next() == Some(expected))
+    let head = text.get(..folded.len().min(text.len()));
+    head.and_then(|head| ascii_folds_to(head, folded)).unwrap_or_else(|| {
+        let mut chars = fold(text);
+        folded.chars().all(|expected| chars.next() == Some(expected))
+    })
 }
 
-/// Whether the fold of `text` ends with `folded`. Looks at as many characters as `folded` has.
+/// Whether the fold of `text` ends with `folded`.
 pub(super) fn fold_ends(text: &str, folded: &str) -> bool {
-    // A character folds to at least one, so the tail has enough of them.
-    let tail = match folded.chars().count() {
-        0 => "",
-        n => text.char_indices().nth_back(n - 1).map_or(text, |(at, _)| &text[at..]),
-    };
-    fold(tail).collect::<String>().ends_with(folded)
+    let tail = text.get(text.len().saturating_sub(folded.len())..);
+    tail.and_then(|tail| ascii_folds_to(tail, folded)).unwrap_or_else(|| {
+        let backwards = |c: char| c.to_uppercase().rev().flat_map(|upper| upper.to_lowercase().rev());
+        let mut chars = text.chars().rev().flat_map(backwards);
+        folded.chars().rev().all(|expected| chars.next() == Some(expected))
+    })
+}
+
+/// The same as [`folds_to`] for text that is ASCII, where folding changes no lengths; else `None`.
+fn ascii_folds_to(text: &str, folded: &str) -> Option<bool> {
+    text.is_ascii().then(|| text.eq_ignore_ascii_case(folded))
 }
 
 /// A compiled `wildcard`: the plain text before, between and after its `*`.
@@ -124,6 +136,14 @@ mod tests {
             assert!(folds_to(left, &folded), "{left} {right}");
             assert!(fold_begins(&format!("{left}…"), &folded), "{left} {right}");
             assert!(fold_ends(&format!("…{left}"), &folded), "{left} {right}");
+        }
+        for text in ["ß", "ẞs", "ss", "sS", "aß", "ßa", "ab", "aB", "", "ÄB", "\u{212a}"] {
+            for folded in ["", "s", "ss", "sss", "ass", "ssa", "äb", "b", "k"] {
+                let whole: String = fold(text).collect();
+                assert_eq!(folds_to(text, folded), whole == folded, "{text} {folded}");
+                assert_eq!(fold_begins(text, folded), whole.starts_with(folded), "{text} {folded}");
+                assert_eq!(fold_ends(text, folded), whole.ends_with(folded), "{text} {folded}");
+            }
         }
         assert!(!folds_to("ab", "abc") && !folds_to("abc", "ab"));
         assert!(!fold_begins("ab", "abc") && !fold_ends("bc", "abc"));

@@ -3,7 +3,7 @@
 --
 -- KEYS[1]  the partition's prefix
 -- ARGV[1]  milliseconds for which ids are remembered
--- then, per message, 8 values: slot of the id index, digest of the id, remember ('1': keep the id),
+-- then, per message, 8 values: a number from the id's digest, the digest, remember ('1': keep the id),
 --          check ('1': the id may have been used before), tenant/channel, and the entry's v, h, b
 -- Replies  per message { 1 | 0 (seen before), ingress id, accepted at [, first entry's h] }
 --
@@ -32,34 +32,57 @@ if redis.call('GET', gate) ~= run_id then
   redis.call('SET', gate, run_id)
 end
 
+-- Ids lie in small hashes, which Redis keeps compactly up to 128 fields: 1,024 of them in a window, and
+-- eight times as many each time one has grown full. The window is fixed from an id's first use.
 local age = math.floor(now / window)
-local current, previous = P .. IDS .. age .. ':', P .. IDS .. (age - 1) .. ':'
+local windows = {}
+for _, which in ipairs({ age, age - 1 }) do
+  local prefix = P .. IDS .. string.format('%.0f', which) .. ':'
+  windows[#windows + 1] = { prefix = prefix, depth = tonumber(redis.call('GET', prefix .. 'depth') or 0) }
+end
+local FULL = 120
+
+local function slot(depth, number)
+  return depth .. ':' .. number % (1024 * 8 ^ depth)
+end
+
+local function first_use(number, digest)
+  for _, w in ipairs(windows) do
+    for depth = w.depth, 0, -1 do
+      local first = redis.call('HGET', w.prefix .. slot(depth, number), digest)
+      if first and now - tonumber(string.match(first, ' (%d+)$')) < window then return first end
+    end
+  end
+end
+
+local stamp = string.format('%.0f', now)
 local channels, reply = {}, {}
 
 for at = 2, #ARGV, 8 do
-  local slot, digest, remember, check = ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3]
-  local first = false
-  if check == '1' then
-    first = redis.call('HGET', current .. slot, digest) or redis.call('HGET', previous .. slot, digest)
-    -- The window is fixed from first use: what is older is forgotten.
-    if first and now - tonumber(string.match(first, ' (%d+)$')) >= window then first = false end
-  end
+  local number, digest, remember, check = tonumber(ARGV[at]), ARGV[at + 1], ARGV[at + 2], ARGV[at + 3]
+  local first = check == '1' and first_use(number, digest)
   if first then
     local id, at_ms = string.match(first, '^(%S+) (%d+)$')
     local row = redis.call('XRANGE', ingress, id, id)[1]
     reply[#reply + 1] = { 0, id, tonumber(at_ms), row and row[2][4] or '' }
   else
     local id = redis.call('XADD', ingress, '*',
-      'v', ARGV[at + 5], 'h', ARGV[at + 6], 'b', ARGV[at + 7], 't', now)
+      'v', ARGV[at + 5], 'h', ARGV[at + 6], 'b', ARGV[at + 7], 't', stamp)
     if remember == '1' then
-      local key = current .. slot
-      if redis.call('HSET', key, digest, id .. ' ' .. now) == 1 and redis.call('HLEN', key) == 1 then
+      local w = windows[1]
+      local key = w.prefix .. slot(w.depth, number)
+      redis.call('HSET', key, digest, id .. ' ' .. stamp)
+      local fields = redis.call('HLEN', key)
+      if fields == 1 then
         redis.call('PEXPIRE', key, 2 * window)
+      elseif fields >= FULL and w.depth < 4 then
+        w.depth = w.depth + 1
+        redis.call('SET', w.prefix .. 'depth', w.depth, 'PX', 2 * window)
       end
     end
     channels[ARGV[at + 4]] = true
     reply[#reply + 1] = { 1, id, now }
   end
 end
-for channel in pairs(channels) do redis.call('ZADD', P .. CHANNELS, now, channel) end
+for channel in pairs(channels) do redis.call('ZADD', P .. CHANNELS, stamp, channel) end
 return reply

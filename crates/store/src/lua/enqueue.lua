@@ -13,6 +13,7 @@
 -- error on the way leaves a batch that is sent again, never one that is taken for sent.
 
 local now = clock()
+local stamp = string.format('%.0f', now)
 local ttl, at = ARGV[1], 2
 local subs, results, unknown, broken, marks = {}, {}, {}, {}, {}
 
@@ -32,7 +33,7 @@ local function add(s, rank, ref, v, h, b, t)
   local size = #h + #b
   if s.entries + s.added >= s.max_entries or s.bytes + s.grown + size > s.max_bytes then
     bury(s, rank, { 'v', v, 'h', h, 'b', b, 't', t, 'ref', ref }, 'queue_full', '', now)
-    return 'd ' .. s.id .. ' queue_full ' .. now .. '\n'
+    return 'd ' .. s.id .. ' queue_full ' .. stamp .. '\n'
   end
   open_rank(s, rank)
   local id = redis.pcall('XADD', queue(s.id, rank), '*', 'v', v, 'h', h, 'b', b, 't', t, 'ref', ref)
@@ -41,7 +42,7 @@ local function add(s, rank, ref, v, h, b, t)
     return ''
   end
   s.added, s.grown = s.added + 1, s.grown + size
-  return 'q ' .. s.id .. ' ' .. rank .. ' ' .. id .. ' ' .. now .. '\n'
+  return 'q ' .. s.id .. ' ' .. rank .. ' ' .. id .. ' ' .. stamp .. '\n'
 end
 
 while at <= #ARGV do
