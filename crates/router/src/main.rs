@@ -3,11 +3,16 @@
 use std::process::ExitCode;
 
 use clap::Parser;
+use mimalloc::MiMalloc;
 use postroad_daemon::{
     cli::CommonArgs,
     process::{Program, run_main},
 };
 use postroad_router::{config::Config, run};
+
+/// Messages come and go by the million: this allocator takes a tenth less CPU than the system's.
+#[global_allocator]
+static ALLOCATOR: MiMalloc = MiMalloc;
 
 /// Matches messages to subscriptions and fills their work queues.
 ///

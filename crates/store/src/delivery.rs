@@ -13,7 +13,7 @@ use crate::{
     error::StoreError,
     keys::Tag,
     lease::{Lease, read_leases},
-    reply::{array, count, int, odd, text},
+    reply::{array, count, int, short, text},
     script::{self, Call},
     trace,
 };
@@ -190,10 +190,8 @@ impl Store {
         const PAGE: usize = 50;
         let mut call = Call::new(&script::SWEEP, &self.keys, Tag::Lane(lane));
         call.arg(me).arg(millis(lease)).arg(cursor).arg(PAGE).arg(workers);
-        let value = script::call(&self.link, call).await?;
-        let shown = value.clone();
-        let mut parts = array(value)?.into_iter();
-        let mut next = || parts.next().ok_or_else(|| odd("sweep", &shown));
+        let mut parts = array(script::call(&self.link, call).await?)?.into_iter();
+        let mut next = || parts.next().ok_or_else(|| short("sweep"));
         let cursor: u64 = count(&next()?)?;
         Ok(Swept {
             cursor: (cursor != 0).then_some(cursor),
@@ -317,10 +315,9 @@ fn write_settlement(call: &mut Call, settlement: &Settlement) {
 }
 
 fn read_taken(lane: u16, value: Value) -> Result<Taken, StoreError> {
-    let shown = format!("{value:?}").chars().take(200).collect::<String>();
     let mut parts = array(value)?.into_iter();
     let (Some(leases), Some(left), Some(passed)) = (parts.next(), parts.next(), parts.next()) else {
-        return Err(StoreError::Reply(format!("take: {shown}")));
+        return Err(short("take"));
     };
     Ok(Taken {
         leases: read_leases(lane, leases)?,
@@ -330,12 +327,11 @@ fn read_taken(lane: u16, value: Value) -> Result<Taken, StoreError> {
 }
 
 fn read_settled(value: Value) -> Result<Settled, StoreError> {
-    let shown = value.clone();
     let mut parts = array(value)?.into_iter();
     let (Some(stale), Some(next_due), Some(disabled), Some(ready)) =
         (parts.next(), parts.next(), parts.next(), parts.next())
     else {
-        return Err(odd("settle", &shown));
+        return Err(short("settle"));
     };
     Ok(Settled {
         stale: count(&stale)?,
@@ -346,10 +342,9 @@ fn read_settled(value: Value) -> Result<Settled, StoreError> {
 }
 
 fn read_promoted(lane: u16, value: Value) -> Result<Promoted, StoreError> {
-    let shown = value.clone();
     let mut parts = array(value)?.into_iter();
     let (Some(handled), Some(next_due), Some(missed)) = (parts.next(), parts.next(), parts.next()) else {
-        return Err(odd("promote", &shown));
+        return Err(short("promote"));
     };
     Ok(Promoted {
         handled: count(&handled)?,

@@ -8,7 +8,7 @@ use crate::{
     entry::Accepted,
     error::StoreError,
     keys::Tag,
-    reply::{array, odd, text},
+    reply::{array, short, text},
     script::{self, Call},
 };
 
@@ -101,10 +101,9 @@ fn write_link(call: &mut Call, link: &Link<'_>) {
 }
 
 fn read(value: Value) -> Result<Enqueued, StoreError> {
-    let shown = value.clone();
     let mut parts = array(value)?.into_iter();
     let (Some(links), Some(unknown), Some(broken)) = (parts.next(), parts.next(), parts.next()) else {
-        return Err(odd("enqueue", &shown));
+        return Err(short("enqueue"));
     };
     let links = array(links)?
         .into_iter()

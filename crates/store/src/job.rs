@@ -183,11 +183,9 @@ impl Store {
     ) -> Result<(Vec<String>, Vec<(JobState, u64)>), StoreError> {
         let mut call = self.job_call(Tag::Ctl, "look", "");
         call.arg(lease_ms).arg(most);
-        let reply = script::call(&self.link, call).await?;
-        let shown = reply.clone();
-        let mut parts = array(reply)?.into_iter();
+        let mut parts = array(script::call(&self.link, call).await?)?.into_iter();
         let (Some(ids), Some(counts)) = (parts.next(), parts.next()) else {
-            return Err(odd("look", &shown));
+            return Err(odd("look", &Value::Nil));
         };
         let ids = array(ids)?.into_iter().map(text).collect::<Result<_, _>>()?;
         let mut pairs = array(counts)?.into_iter();

@@ -12,6 +12,11 @@ pub(crate) fn odd(what: &str, value: &Value) -> StoreError {
     StoreError::Reply(format!("{what}: {shown}"))
 }
 
+/// A reply that lacks a part.
+pub(crate) fn short(what: &str) -> StoreError {
+    StoreError::Reply(format!("{what}: a part is missing"))
+}
+
 pub(crate) fn array(value: Value) -> Result<Vec<Value>, StoreError> {
     match value {
         Value::Array(items) => Ok(items),

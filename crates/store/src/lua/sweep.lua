@@ -88,6 +88,8 @@ for _, id in ipairs(page[2]) do
       if held == 0 then
         redis.call('SREM', P .. LIVE, id)
         redis.call('HDEL', s.key, 'bytes')
+        -- A late success does not know what the delivery has been through since it was lost.
+        redis.call('UNLINK', P .. TRIES .. id)
       end
     end
     if not s.status then unknown[#unknown + 1] = id end
