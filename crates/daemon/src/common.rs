@@ -41,7 +41,10 @@ pub const COMMON_DOCS: Docs = &[
         "what is logged: a level (`error`, `warn`, `info`, `debug`, `trace`) or levels by module, such as `info,hyper=warn`",
     ),
     ("log_format", "`text` for people, `json` for machines; both go to standard error"),
-    ("threads", "threads that run the daemon: 1 costs the least per message, start more daemons for more; 0 is one for each CPU"),
+    (
+        "threads",
+        "threads that run the daemon: 1 costs the least per message, start more daemons for more; 0 is one for each CPU",
+    ),
     ("grace_seconds", "how long work in flight may take after SIGTERM before it is cut off"),
     ("http.max_connections", "the most HTTP connections at a time; further ones wait until one ends"),
     (

@@ -1,11 +1,17 @@
 //! Publishing in flights: what comes while one flight is out goes with the next.
 //!
 //! No timer and no waiting when idle: a lone message flies at once. Under load flights grow by themselves.
+//! Messages whose partition is ours to choose all go where the next flight goes, so that a flight is one
+//! script and not one for each partition; the next flight goes to the next partition.
 //! When Redis is away a flight is repeated for a while, which is safe for every message whose id is
 //! remembered: the first time counts.
 
 use std::{
     collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU16, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -27,14 +33,24 @@ struct Boarding {
 
 /// Where messages get on.
 #[derive(Clone)]
-pub struct Gate(mpsc::UnboundedSender<Boarding>);
+pub struct Gate {
+    boarding: mpsc::UnboundedSender<Boarding>,
+    next: Arc<AtomicU16>,
+}
 
 impl Gate {
     /// Opens it. The task ends when every gate is gone.
     pub fn open(store: Store, window: Duration, patience: Duration) -> Self {
-        let (sender, receiver) = mpsc::unbounded_channel();
-        tokio::spawn(fly_forever(store, receiver, window, patience));
-        Self(sender)
+        let (boarding, receiver) = mpsc::unbounded_channel();
+        // Instances begin apart, so that they do not go round in step.
+        let next = Arc::new(AtomicU16::new(rand::random::<u16>() % store.layout().partitions));
+        tokio::spawn(fly_forever(store, receiver, Arc::clone(&next), window, patience));
+        Self { boarding, next }
+    }
+
+    /// The partition that the next flight goes to.
+    pub fn next_partition(&self) -> u16 {
+        self.next.load(Ordering::Relaxed)
     }
 
     /// Stores messages, each in its partition. Returns once Redis holds them, or says why not.
@@ -42,7 +58,7 @@ impl Gate {
         let count = messages.len();
         let (landed, result) = oneshot::channel();
         let gone = || (0..count).map(|_| Err(StoreError::Unavailable("stopping".into()))).collect();
-        if self.0.send(Boarding { messages, landed }).is_err() {
+        if self.boarding.send(Boarding { messages, landed }).is_err() {
             return gone();
         }
         result.await.unwrap_or_else(|_| gone())
@@ -52,12 +68,14 @@ impl Gate {
 async fn fly_forever(
     store: Store,
     mut boarding: mpsc::UnboundedReceiver<Boarding>,
+    next: Arc<AtomicU16>,
     window: Duration,
     patience: Duration,
 ) {
     let window_ms = u64::try_from(window.as_millis()).unwrap_or(u64::MAX);
     let mut parties = Vec::new();
     while boarding.recv_many(&mut parties, MOST).await > 0 {
+        next.store((next.load(Ordering::Relaxed) + 1) % store.layout().partitions, Ordering::Relaxed);
         let mut seats: Vec<(u16, Acceptance)> = Vec::new();
         let mut landings = Vec::with_capacity(parties.len());
         for party in parties.drain(..) {

@@ -67,7 +67,11 @@ impl App {
 
     /// The limits that a message is held to.
     pub fn limits(&self) -> Limits {
-        Limits { max_message_bytes: self.config.max_message_bytes, layout: self.store.layout() }
+        Limits {
+            max_message_bytes: self.config.max_message_bytes,
+            layout: self.store.layout(),
+            partition: self.gate.next_partition(),
+        }
     }
 }
 

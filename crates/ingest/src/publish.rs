@@ -20,10 +20,7 @@ use postroad_model::{
 };
 use postroad_store::{Acceptance, IdKey, entry::Entry};
 use serde::{Deserialize, Serialize};
-use serde_json::{
-    Map, Value,
-    value::{RawValue, to_raw_value},
-};
+use serde_json::{Map, Value, value::RawValue};
 use sha2::{Digest, Sha256};
 
 /// `PublishMessageRequest`.
@@ -135,6 +132,8 @@ pub struct Limits {
     pub max_message_bytes: usize,
     /// Where messages may lie.
     pub layout: Layout,
+    /// Where a message goes whose place is ours to choose.
+    pub partition: u16,
 }
 
 /// Checks a request.
@@ -241,22 +240,16 @@ impl Draft {
                         &MessageId::new("none").map_err(ApiError::from)?,
                         Some(key),
                     ),
-                    None => rand::random::<u16>() % layout.partitions,
+                    None => limits.partition,
                 };
                 MessageId::new(&mint_in_partition(kind, circumstances.now_ms, partition, rand::random()))?
             }
         };
         let partition = layout.partition_of(&caller.tenant, &channel, &id, ordering_key.as_ref());
         let correlation_id = metadata.correlation_id.clone().unwrap_or_else(|| id.to_string());
-        let content_type = metadata.content_type.unwrap_or_else(|| {
-            match payload.kind {
-                PayloadKind::Json => "application/json",
-                PayloadKind::Text => "text/plain; charset=utf-8",
-                PayloadKind::Bytes => "application/octet-stream",
-            }
-            .to_owned()
-        });
-        let rendered = Metadata {
+        let content_type =
+            metadata.content_type.unwrap_or_else(|| payload.kind.default_content_type().to_owned());
+        let metadata = Metadata {
             message_id: id.clone(),
             correlation_id: Some(correlation_id.clone()),
             reply_to: metadata.reply_to,
@@ -267,13 +260,6 @@ impl Draft {
             timestamp: metadata.timestamp.unwrap_or(Time::from_millis(circumstances.now_ms)),
             headers,
         };
-        let metadata =
-            to_raw_value(&rendered).map_err(|error| ApiError::field("metadata", error.to_string()))?;
-        let trace = circumstances.trace.unwrap_or_else(|| TraceParent {
-            trace_id: rand::random::<u128>().max(1),
-            parent_id: rand::random::<u64>().max(1),
-            flags: 0,
-        });
         let message = Message {
             tenant: caller.tenant.clone(),
             id,
@@ -285,8 +271,7 @@ impl Draft {
             persistent,
             generation: 0,
             targets: Arc::from([]),
-            trace: Some(trace),
-            ttl_seconds,
+            trace: circumstances.trace,
             metadata,
             payload,
         };

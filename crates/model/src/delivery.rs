@@ -202,7 +202,11 @@ const JITTER: f64 = 0.1;
 /// Milliseconds as a whole number; never negative, never more than a year.
 pub(crate) fn millis(value: f64) -> u64 {
     const YEAR: f64 = 365.0 * 86_400_000.0;
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped to what fits just before")]
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "clamped to what fits just before"
+    )]
     let whole = value.clamp(0.0, YEAR) as u64;
     whole
 }
@@ -211,7 +215,13 @@ pub(crate) fn millis(value: f64) -> u64 {
 ///
 /// `auto_ack` is the subscription's; `jitter` is a random number in `0.0..1.0`. Jitter is only ever added,
 /// so nothing is tried before a promised time.
-pub fn judge(policy: &RetryPolicy, auto_ack: bool, progress: Progress, outcome: &Outcome, jitter: f64) -> Verdict {
+pub fn judge(
+    policy: &RetryPolicy,
+    auto_ack: bool,
+    progress: Progress,
+    outcome: &Outcome,
+    jitter: f64,
+) -> Verdict {
     let stay = |place, health| Verdict { place, progress, health, hold: Hold::No };
     match *outcome {
         Outcome::Answered { status: 200..=299, .. } => {
@@ -222,7 +232,8 @@ pub fn judge(policy: &RetryPolicy, auto_ack: bool, progress: Progress, outcome: 
         }
         Outcome::Answered { status, retry_after_ms } => {
             let wait = retry_after_ms.map_or(0, |ms| ms.min(RETRY_AFTER_CAP_MS));
-            let hold = if wait > 0 && matches!(status, 429 | 503) { Hold::For { ms: wait } } else { Hold::No };
+            let hold =
+                if wait > 0 && matches!(status, 429 | 503) { Hold::For { ms: wait } } else { Hold::No };
             Verdict { hold, ..failed(policy, progress, wait, jitter) }
         }
         Outcome::Failed(_) | Outcome::AckMissed | Outcome::Refused => failed(policy, progress, 0, jitter),
@@ -304,7 +315,8 @@ pub fn parse_retry_after(text: &str, now_ms: u64) -> Option<u64> {
 mod tests {
     use super::*;
 
-    const POLICY: RetryPolicy = RetryPolicy { max_retries: 2, retry_delay_ms: 1_000, backoff_multiplier: 3.0 };
+    const POLICY: RetryPolicy =
+        RetryPolicy { max_retries: 2, retry_delay_ms: 1_000, backoff_multiplier: 3.0 };
 
     fn at(attempts: u32, reclaims: u32) -> Progress {
         Progress { attempts, reclaims }
@@ -350,7 +362,8 @@ mod tests {
     #[test]
     fn jitter_is_only_added() {
         for jitter in [0.0, 0.3, 1.0, 7.0, -1.0] {
-            let Place::Later { delay_ms } = judge(&POLICY, true, at(0, 0), &answered(500), jitter).place else {
+            let Place::Later { delay_ms } = judge(&POLICY, true, at(0, 0), &answered(500), jitter).place
+            else {
                 panic!("a retry was due");
             };
             assert!((1_000..=1_100).contains(&delay_ms), "{delay_ms}");

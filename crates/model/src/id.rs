@@ -110,7 +110,9 @@ fn check(what: &'static str, text: &str) -> Result<(), NameError> {
         });
     }
     match text.chars().find(|c| !(c.is_ascii_alphanumeric() || *c == '_' || *c == '-')) {
-        Some(bad) => Err(NameError { what, problem: format!("contains {bad:?}; A-Z a-z 0-9 _ - are allowed") }),
+        Some(bad) => {
+            Err(NameError { what, problem: format!("contains {bad:?}; A-Z a-z 0-9 _ - are allowed") })
+        }
         None => Ok(()),
     }
 }
@@ -195,8 +197,13 @@ mod tests {
 
     #[test]
     fn foreign_ids_carry_no_partition() {
-        for id in ["", "msg_", "msg_123456789", "550e8400-e29b-41d4-a716-446655440000", "msg_iiiiiiiiiiiiiiiiiiiiiiiiiiiiiiii"]
-        {
+        for id in [
+            "",
+            "msg_",
+            "msg_123456789",
+            "550e8400-e29b-41d4-a716-446655440000",
+            "msg_iiiiiiiiiiiiiiiiiiiiiiiiiiiiiiii",
+        ] {
             assert_eq!(carried_partition(id), None, "{id}");
         }
         assert_eq!(carried_partition(&mint(Kind::Subscription, 1, 2)), None);

@@ -22,7 +22,7 @@ use serde_json::{Map, Value};
 
 pub use self::header_match::{Condition, HeaderMatch, MAX_HEADERS, MAX_VALUE_BYTES, canonical};
 use crate::{
-    message::{Message, Payload, PayloadKind},
+    message::{Payload, PayloadKind},
     names::{ChannelName, Tenant},
     subscription::{Channels, Selector, Subscription},
     topic::TopicPattern,
@@ -66,7 +66,7 @@ pub struct Candidate<'a> {
     pub channel_type: ChannelType,
     /// Its routing key.
     pub routing_key: Option<&'a str>,
-    /// Its headers; see [`headers_of`].
+    /// Its headers, from its metadata.
     pub headers: &'a Map<String, Value>,
     /// Its payload, where filters can look at it; see [`json_view`].
     pub payload: Option<&'a [u8]>,
@@ -154,17 +154,6 @@ pub fn json_view(payload: &Payload) -> Option<&[u8]> {
     let begins_like_an_object = || payload.body.trim_ascii_start().first() == Some(&b'{');
     let visible = payload.kind == PayloadKind::Json || begins_like_an_object();
     visible.then_some(&*payload.body)
-}
-
-/// The headers in a message's rendered metadata; none if it can't be read.
-pub fn headers_of(message: &Message) -> Map<String, Value> {
-    #[derive(Deserialize)]
-    struct Headers {
-        #[serde(default)]
-        headers: Map<String, Value>,
-    }
-    serde_json::from_str::<Headers>(message.metadata.get())
-        .map_or_else(|_| Map::new(), |metadata| metadata.headers)
 }
 
 #[cfg(test)]

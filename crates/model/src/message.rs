@@ -4,7 +4,7 @@ use std::{fmt, str::FromStr, sync::Arc};
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value, value::RawValue};
+use serde_json::{Map, Value};
 
 use crate::{
     id::{MessageId, SubscriptionId},
@@ -119,10 +119,7 @@ pub struct Metadata {
 }
 
 /// A message.
-///
-/// `metadata` is the rendered [`Metadata`]: it is made once at the door and copied into every delivery as
-/// it stands.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Message {
     /// The tenant it lives in.
     pub tenant: Tenant,
@@ -144,14 +141,23 @@ pub struct Message {
     pub generation: u32,
     /// Where not empty: only these subscriptions get it, and no matching takes place.
     pub targets: Arc<[SubscriptionId]>,
-    /// The publisher's trace, or the one begun at the door.
+    /// The publisher's trace, if it came with one.
     pub trace: Option<TraceParent>,
-    /// Seconds after acceptance until which delivery makes sense.
-    pub ttl_seconds: Option<u64>,
-    /// The rendered [`Metadata`].
-    pub metadata: Box<RawValue>,
+    /// What subscribers see besides. Its id and priority are the message's.
+    pub metadata: Metadata,
     /// The content.
     pub payload: Payload,
+}
+
+impl PayloadKind {
+    /// The media type of a payload that came without one.
+    pub fn default_content_type(self) -> &'static str {
+        match self {
+            Self::Json => "application/json",
+            Self::Text => "text/plain; charset=utf-8",
+            Self::Bytes => "application/octet-stream",
+        }
+    }
 }
 
 #[cfg(test)]

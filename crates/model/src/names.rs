@@ -116,7 +116,10 @@ fn check_channel(text: &str) -> Result<(), NameError> {
     check_length(WHAT, text)?;
     for word in text.split('.') {
         if word.is_empty() {
-            return refuse(WHAT, "has an empty word; write words separated by single dots, like `orders.created`");
+            return refuse(
+                WHAT,
+                "has an empty word; write words separated by single dots, like `orders.created`",
+            );
         }
         if let Some(bad) = word.chars().find(|c| !(c.is_ascii_alphanumeric() || "_-:/".contains(*c))) {
             return refuse(WHAT, format!("contains {bad:?}; words may hold A-Z a-z 0-9 _ - : /"));

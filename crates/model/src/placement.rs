@@ -95,7 +95,10 @@ mod tests {
             layout.partition_of(&tenant, &channel, &made, Some(&key)),
             layout.partition_of(&tenant, &channel, &chosen, Some(&key)),
         );
-        assert_eq!(layout.partition_of(&tenant, &channel, &chosen, None), layout.partition_of_id(&tenant, &chosen));
+        assert_eq!(
+            layout.partition_of(&tenant, &channel, &chosen, None),
+            layout.partition_of_id(&tenant, &chosen)
+        );
     }
 
     #[test]

@@ -23,8 +23,9 @@ impl Time {
 
     /// Reads RFC 3339. Times before 1970 are refused.
     pub fn parse(text: &str) -> Result<Self, String> {
-        let stamp: Timestamp =
-            text.parse().map_err(|_| format!("{text:?} is no RFC 3339 time, such as 2024-01-15T12:30:00Z"))?;
+        let stamp: Timestamp = text
+            .parse()
+            .map_err(|_| format!("{text:?} is no RFC 3339 time, such as 2024-01-15T12:30:00Z"))?;
         u64::try_from(stamp.as_millisecond()).map(Self).map_err(|_| format!("{text:?} lies before 1970"))
     }
 }

@@ -4,6 +4,8 @@ use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
+use crate::{id::MessageId, placement::stable_hash};
+
 /// A `traceparent`: which trace a request belongs to, and its parent span.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
@@ -48,6 +50,14 @@ impl FromStr for TraceParent {
     }
 }
 
+impl TraceParent {
+    /// The trace of a message that came without one: the same for all its attempts, and not sampled.
+    pub fn of_message(id: &MessageId) -> Self {
+        let half = |salt: &str| u128::from(stable_hash(&[salt, id.as_str()]));
+        Self { trace_id: (half("high") << 64 | half("low")).max(1), parent_id: 1, flags: 0 }
+    }
+}
+
 impl TryFrom<String> for TraceParent {
     type Error = String;
     fn try_from(text: String) -> Result<Self, String> {
@@ -70,6 +80,14 @@ mod tests {
         let text = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
         let parsed: TraceParent = text.parse().unwrap();
         assert_eq!(parsed.to_string(), text);
+    }
+
+    #[test]
+    fn a_message_without_a_trace_has_one_of_its_own() {
+        let of = |id: &str| TraceParent::of_message(&MessageId::new(id).unwrap());
+        assert_eq!(of("a"), of("a"));
+        assert_ne!(of("a").trace_id, of("b").trace_id);
+        assert!(of("a").to_string().parse::<TraceParent>().is_ok());
     }
 
     #[test]

@@ -66,7 +66,7 @@ impl Catalog {
     }
 
     /// How many there are.
-    pub fn len(&self) -> usize {
+    pub fn count(&self) -> usize {
         self.index.len()
     }
 

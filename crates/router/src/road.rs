@@ -185,7 +185,7 @@ mod tests {
     }
 
     fn parcel(ms: u64, bytes: usize) -> Parcel {
-        let entry = Entry { version: 1, header: bytes::Bytes::new(), body: vec![0; bytes].into() };
+        let entry = Entry { record: vec![0; bytes].into() };
         Parcel {
             accepted: Arc::new(Accepted { id: id(ms), accepted_ms: ms, entry }),
             keep: true,

@@ -127,7 +127,7 @@ impl Router {
         }
         if let Some(catalog) = &mut self.catalog {
             catalog.follow(&self.store).await?;
-            self.metrics.subscriptions.set(i64::try_from(catalog.len()).unwrap_or(i64::MAX));
+            self.metrics.subscriptions.set(i64::try_from(catalog.count()).unwrap_or(i64::MAX));
         }
         for (partition, entries) in read {
             self.place(partition, entries).await?;
@@ -206,8 +206,8 @@ impl Router {
                 (new.partition, new.entries.into_iter().map(Arc::new).collect())
             })
             .collect();
-        if count > 0 {
-            self.average_bytes = (self.average_bytes * 3 + bytes / count) / 4 + 1;
+        if let Some(average) = bytes.checked_div(count) {
+            self.average_bytes = (self.average_bytes * 3 + average) / 4 + 1;
         }
         Ok(read)
     }

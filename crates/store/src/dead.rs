@@ -290,7 +290,7 @@ fn died(value: Value) -> Result<(StreamId, u64), StoreError> {
 }
 
 /// The fields of a dead letter.
-const KNOWN: [&[u8]; 9] = [b"v", b"h", b"b", b"t", b"ref", b"rank", b"reason", b"tries", b"died"];
+const KNOWN: [&[u8]; 7] = [b"m", b"t", b"ref", b"rank", b"reason", b"tries", b"died"];
 
 fn read(subscription: &SubscriptionId, row: Value) -> Result<DeadLetter, StoreError> {
     let mut row = array(row)?.into_iter();

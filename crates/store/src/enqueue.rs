@@ -88,9 +88,7 @@ fn write_link(call: &mut Call, link: &Link<'_>) {
     for placed in &link.entries {
         let accepted = placed.accepted;
         call.arg(accepted.id.to_string())
-            .arg(accepted.entry.version)
-            .arg(&accepted.entry.header[..])
-            .arg(&accepted.entry.body[..])
+            .arg(&accepted.entry.record[..])
             .arg(accepted.accepted_ms)
             .arg(u8::from(placed.keep))
             .arg(placed.to.len());

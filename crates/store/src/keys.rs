@@ -35,10 +35,10 @@ names! {
     OWNER = "owner";
     /// Hash: lane → the highest ingress id sent there.
     SENT = "sent";
-    /// String: the run_id of the server that last accepted here.
-    GATE = "gate";
-    /// Hashes `ids:<window>:<depth>:<slot>`: digest of an id → ingress id and time of acceptance; and
-    /// strings `ids:<window>:depth`: how deep the window goes.
+    /// Hash: `gate` is the run_id of the server that last accepted here, `depth:<window>` how deep a window
+    /// of the id index goes.
+    DOOR = "door";
+    /// Hashes `ids:<window>:<depth>:<slot>`: digest of an id → ingress id and time of acceptance.
     IDS = "ids:";
     /// Sorted set: tenant/channel by last publish.
     CHANNELS = "channels";

@@ -5,7 +5,10 @@
 //! place in a queue. Nothing is repeated here: whether an operation may be repeated is for its caller to
 //! know.
 
-use std::{sync::Mutex, time::Duration};
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use redis::{AsyncConnectionConfig, Client, Cmd, Pipeline, ServerError, Value, aio::MultiplexedConnection};
 
@@ -45,7 +48,23 @@ pub(crate) struct Link {
 #[derive(Default)]
 struct Current {
     generation: u64,
-    connection: Option<MultiplexedConnection>,
+    line: Option<Line>,
+}
+
+/// One connection, and the server at its other end. It goes on leading there, whatever happens to the name
+/// that led to it.
+#[derive(Clone)]
+pub(crate) struct Line {
+    generation: u64,
+    connection: MultiplexedConnection,
+    run_id: Arc<str>,
+}
+
+impl Line {
+    /// The `run_id` of the server.
+    pub(crate) fn run_id(&self) -> &str {
+        &self.run_id
+    }
 }
 
 impl Link {
@@ -56,40 +75,46 @@ impl Link {
         Ok(Self { client, config, current: Mutex::default(), making: tokio::sync::Mutex::default() })
     }
 
-    fn current(&self) -> (u64, Option<MultiplexedConnection>) {
+    fn current(&self) -> (u64, Option<Line>) {
         let current = self.current.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        (current.generation, current.connection.clone())
+        (current.generation, current.line.clone())
     }
 
-    fn replace(&self, generation: u64, connection: Option<MultiplexedConnection>) {
+    fn give_up(&self, generation: u64) {
         let mut current = self.current.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         if current.generation == generation {
-            *current = Current { generation: generation + 1, connection };
+            *current = Current { generation: generation + 1, line: None };
         }
     }
 
-    async fn connection(&self) -> Result<(u64, MultiplexedConnection), StoreError> {
-        if let (generation, Some(connection)) = self.current() {
-            return Ok((generation, connection));
+    /// The shared connection, made anew where it broke.
+    pub(crate) async fn line(&self) -> Result<Line, StoreError> {
+        if let (_, Some(line)) = self.current() {
+            return Ok(line);
         }
         let _making = self.making.lock().await;
-        let (generation, connection) = self.current();
-        if let Some(connection) = connection {
-            return Ok((generation, connection));
+        let (generation, line) = self.current();
+        if let Some(line) = line {
+            return Ok(line);
         }
-        let made = self.open(Some(self.config.response_timeout)).await?;
-        self.replace(generation, Some(made.clone()));
-        Ok((generation + 1, made))
+        let mut connection = self.open(Some(self.config.response_timeout)).await?;
+        let mut ask = redis::cmd("INFO");
+        ask.arg("server");
+        let info = connection.send_packed_command(&ask).await.map_err(|error| away(&error))?;
+        let info = crate::reply::text(checked(info)?)?;
+        let run_id =
+            info.lines().find_map(|line| line.strip_prefix("run_id:")).unwrap_or("unknown").trim().into();
+        let line = Line { generation: generation + 1, connection, run_id };
+        let mut current = self.current.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        *current = Current { generation: generation + 1, line: Some(line.clone()) };
+        Ok(line)
     }
 
     async fn open(&self, response_timeout: Option<Duration>) -> Result<MultiplexedConnection, StoreError> {
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(self.config.connect_timeout))
             .set_response_timeout(response_timeout);
-        self.client
-            .get_multiplexed_async_connection_with_config(&config)
-            .await
-            .map_err(|error| StoreError::Unavailable(error.to_string()))
+        self.client.get_multiplexed_async_connection_with_config(&config).await.map_err(|error| away(&error))
     }
 
     /// Sends commands in one write and reads as many answers.
@@ -97,12 +122,21 @@ impl Link {
         if pipeline.is_empty() {
             return Ok(Vec::new());
         }
-        let (generation, mut connection) = self.connection().await?;
-        let answers = match connection.send_packed_commands(pipeline, 0, pipeline.len()).await {
+        let line = self.line().await?;
+        self.pipeline_on(&line, pipeline).await
+    }
+
+    /// The same on a connection that was asked for before.
+    pub(crate) async fn pipeline_on(
+        &self,
+        line: &Line,
+        pipeline: &Pipeline,
+    ) -> Result<Vec<Value>, StoreError> {
+        let answers = match line.connection.clone().send_packed_commands(pipeline, 0, pipeline.len()).await {
             Ok(answers) => answers,
             Err(error) => {
-                self.replace(generation, None);
-                return Err(StoreError::Unavailable(error.to_string()));
+                self.give_up(line.generation);
+                return Err(away(&error));
             }
         };
         // A server that was demoted goes on talking; the address may lead elsewhere by now.
@@ -110,7 +144,7 @@ impl Link {
             .iter()
             .any(|answer| matches!(answer, Value::ServerError(error) if error.code() == "READONLY"))
         {
-            self.replace(generation, None);
+            self.give_up(line.generation);
         }
         Ok(answers)
     }
@@ -141,10 +175,14 @@ impl Blocking {
         let limit = block + Duration::from_secs(5);
         match tokio::time::timeout(limit, self.connection.send_packed_command(command)).await {
             Ok(Ok(answer)) => checked(answer),
-            Ok(Err(error)) => Err(StoreError::Unavailable(error.to_string())),
+            Ok(Err(error)) => Err(away(&error)),
             Err(_) => Err(StoreError::Unavailable(format!("no answer within {} s", limit.as_secs()))),
         }
     }
+}
+
+fn away(error: &redis::RedisError) -> StoreError {
+    StoreError::Unavailable(error.to_string())
 }
 
 /// An answer, or the error that it is.

@@ -5,7 +5,7 @@ use redis::{Pipeline, Value};
 
 use crate::{
     IdKey, Store, StreamId,
-    entry::{Accepted, EntryError},
+    entry::Accepted,
     error::StoreError,
     keys::{self, Tag},
     link::checked,
@@ -90,10 +90,7 @@ impl Store {
             .checked_sub(1)
             .map_or(StreamId { ms: at.ms - 1, seq: u64::MAX }, |seq| StreamId { ms: at.ms, seq });
         let message = match self.history(partition, before, at, 1).await?.pop() {
-            Some(Accepted { entry, .. }) => match entry.decode() {
-                Ok(message) => Some(message),
-                Err(EntryError::Newer(_) | EntryError::Broken(_)) => None,
-            },
+            Some(Accepted { entry, .. }) => entry.decode().ok(),
             None => None,
         };
         Ok(Found { partition, at, accepted_ms, message, routed: self.routed_upto(partition).await? >= at })

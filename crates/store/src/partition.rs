@@ -2,6 +2,7 @@
 
 use postroad_model::{
     id::MessageId,
+    message::Message,
     names::{ChannelName, OrderingKey, Tenant},
 };
 use redis::Value;
@@ -80,7 +81,7 @@ pub struct Acceptance {
 }
 
 /// What became of it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Accepted {
     /// It is stored.
     Stored {
@@ -95,8 +96,8 @@ pub enum Accepted {
         at: StreamId,
         /// When the first one was accepted.
         accepted_ms: u64,
-        /// The first one's entry header; empty where the history has let it go.
-        header: bytes::Bytes,
+        /// The first one; `None` where the history has let it go.
+        first: Option<Box<Message>>,
     },
 }
 
@@ -142,20 +143,19 @@ impl Store {
         flight: &[(u16, Vec<Acceptance>)],
         window_ms: u64,
     ) -> Result<Vec<Result<Vec<Accepted>, StoreError>>, StoreError> {
+        let line = self.link.line().await?;
         let calls: Vec<Call> = flight
             .iter()
             .map(|(partition, messages)| {
                 let mut call = Call::new(&script::ACCEPT, &self.keys, Tag::Partition(*partition));
-                call.arg(window_ms);
+                call.arg(window_ms).arg(line.run_id());
                 for message in messages {
                     call.arg(message.id.number)
                         .arg(&message.id.field)
                         .arg(u8::from(message.remember))
                         .arg(u8::from(message.check))
                         .arg(&message.channel)
-                        .arg(message.entry.version)
-                        .arg(&message.entry.header[..])
-                        .arg(&message.entry.body[..]);
+                        .arg(&message.entry.record[..]);
                 }
                 call
             })
@@ -254,7 +254,8 @@ fn read_accepted(value: Value) -> Result<Accepted, StoreError> {
     Ok(if stored {
         Accepted::Stored { at, accepted_ms }
     } else {
-        Accepted::Duplicate { at, accepted_ms, header: bytes(next())? }
+        let record = bytes(next())?;
+        Accepted::Duplicate { at, accepted_ms, first: Entry { record }.decode().ok().map(Box::new) }
     })
 }
 

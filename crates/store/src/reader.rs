@@ -72,12 +72,8 @@ impl Store {
             .arg(reason)
             .arg("ref")
             .arg(format!("{partition}:{}", entry.id))
-            .arg("v")
-            .arg(entry.entry.version)
-            .arg("h")
-            .arg(&entry.entry.header[..])
-            .arg("b")
-            .arg(&entry.entry.body[..])
+            .arg("m")
+            .arg(&entry.entry.record[..])
             .arg("t")
             .arg(entry.accepted_ms);
         self.link.command(&command).await.map(drop)
@@ -126,9 +122,9 @@ fn read_entries(value: Value) -> Result<Vec<Accepted>, StoreError> {
             let mut fields = Fields::read(row.next().unwrap_or_default())?;
             let mut entry = fields.entry();
             let accepted_ms = fields.take_number("t");
-            if entry.version == 0 {
+            if entry.record.is_empty() {
                 // Whatever lies here, keep its bytes for whoever will look at it.
-                entry.body = entry.body.is_empty().then(|| flatten(fields)).unwrap_or(entry.body);
+                entry.record = flatten(fields);
             }
             Ok(Accepted { id, accepted_ms, entry })
         })

@@ -97,13 +97,9 @@ impl Fields {
         self.take_text(name).parse().unwrap_or(0)
     }
 
-    /// The entry's own fields. What is no entry comes out as one that does not decode.
+    /// The entry's record. What is no entry comes out as one that does not decode.
     pub(crate) fn entry(&mut self) -> Entry {
-        Entry {
-            version: self.take_text("v").parse().unwrap_or(0),
-            header: self.take("h").unwrap_or_default(),
-            body: self.take("b").unwrap_or_default(),
-        }
+        Entry { record: self.take("m").unwrap_or_default() }
     }
 
     /// Everything, as it is, for whoever has to look at an entry that cannot be read.

@@ -8,7 +8,7 @@ use sha1_smol::Sha1;
 use crate::{
     error::StoreError,
     keys::{Keys, Tag, lua_names},
-    link::{Link, checked, is_noscript},
+    link::{Line, Link, checked, is_noscript},
 };
 
 /// One script.
@@ -93,18 +93,31 @@ impl Call {
 /// Calls scripts in one write. Each succeeds or fails for itself; only a broken connection fails all.
 /// Those that the server did not know are sent again with their text, in the same order.
 pub(crate) async fn fly(link: &Link, calls: &[Call]) -> Result<Vec<Result<Value, StoreError>>, StoreError> {
+    let line = link.line().await?;
+    fly_on(link, &line, calls).await
+}
+
+/// The same on a connection that was asked for before.
+pub(crate) async fn fly_on(
+    link: &Link,
+    line: &Line,
+    calls: &[Call],
+) -> Result<Vec<Result<Value, StoreError>>, StoreError> {
+    if calls.is_empty() {
+        return Ok(Vec::new());
+    }
     let mut pipeline = Pipeline::with_capacity(calls.len());
     for call in calls {
         pipeline.add_command(call.command.clone());
     }
-    let mut answers = link.pipeline(&pipeline).await?;
+    let mut answers = link.pipeline_on(line, &pipeline).await?;
     let unknown: Vec<usize> = (0..answers.len()).filter(|at| is_noscript(&answers[*at])).collect();
     if !unknown.is_empty() {
         let mut again = Pipeline::with_capacity(unknown.len());
         for at in &unknown {
             again.add_command(calls[*at].with_text());
         }
-        for (at, answer) in unknown.into_iter().zip(link.pipeline(&again).await?) {
+        for (at, answer) in unknown.into_iter().zip(link.pipeline_on(line, &again).await?) {
             answers[at] = answer;
         }
     }

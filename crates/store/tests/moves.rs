@@ -26,7 +26,7 @@ async fn a_delivery_is_taken_once_and_settled() {
     assert_eq!(settled.stale, 0);
     assert_eq!(road.length(&road.lane_key(&sub, &format!("work:{}:1", sub.id))).await, 0);
     assert_eq!(road.length(&road.lane_key(&sub, "ready")).await, 0);
-    let state = road.store.states(&[sub.id.clone()]).await.unwrap().pop().unwrap();
+    let state = road.store.states(std::slice::from_ref(&sub.id)).await.unwrap().pop().unwrap();
     assert_eq!((state.delivered, state.failed, state.queued), (2, 0, 0));
 
     let traces = road.store.locate(0, ids[0]).await.unwrap();
@@ -190,7 +190,7 @@ async fn a_circuit_opens_probes_and_closes() {
     assert_eq!(held.len(), 4);
     let bad = held.into_iter().map(|lease| settlement(&sub, lease, &answered(500))).collect();
     road.settle("w-1", bad).await;
-    let state = || async { road.store.states(&[sub.id.clone()]).await.unwrap().pop().unwrap() };
+    let state = || async { road.store.states(std::slice::from_ref(&sub.id)).await.unwrap().pop().unwrap() };
     assert_eq!(state().await.limit, Some(0));
     assert!(road.take("w-1", &sub).await.leases.is_empty());
     tokio::time::sleep(std::time::Duration::from_millis(120)).await;

@@ -16,7 +16,7 @@ use postroad_model::{
     time::Time,
 };
 use postroad_store::{Acceptance, IdKey, OutboxEntry, StoreError, entry::Entry};
-use serde_json::{json, value::to_raw_value};
+use serde_json::json;
 use tracing::{error, warn};
 
 use crate::shared::Shared;
@@ -71,7 +71,7 @@ fn event(subscription: &Subscription, entry: &OutboxEntry) -> Result<Message, Na
     });
     let metadata = Metadata {
         message_id: id.clone(),
-        correlation_id: None,
+        correlation_id: Some(id.to_string()),
         reply_to: None,
         content_type: "application/json".into(),
         content_encoding: None,
@@ -92,9 +92,7 @@ fn event(subscription: &Subscription, entry: &OutboxEntry) -> Result<Message, Na
         generation: 0,
         targets: Arc::from([]),
         trace: None,
-        ttl_seconds: None,
-        metadata: to_raw_value(&metadata)
-            .map_err(|error| NameError { what: "metadata", problem: error.to_string() })?,
+        metadata,
         payload: Payload { kind: PayloadKind::Json, body: Bytes::from(payload.to_string()) },
     })
 }

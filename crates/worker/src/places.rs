@@ -127,7 +127,7 @@ mod tests {
             id: StreamId { ms, seq: 0 },
             number: 1,
             tries: Tries::default(),
-            entry: Entry { version: 1, header: bytes::Bytes::new(), body: bytes::Bytes::new() },
+            entry: Entry::default(),
             accepted_ms: 0,
             reference: String::new(),
         }

@@ -36,10 +36,8 @@ pub fn build(target: &Target, url: &Url, message: &Message, attempt: u32, now_ms
     set(headers, WEBHOOK_ID, message.id.to_string());
     set(headers, WEBHOOK_TIMESTAMP, seconds.to_string());
     set(headers, GENERATION, message.generation.to_string());
-    if let Some(trace) = message.trace {
-        let parent_id = if span == 0 { 1 } else { span };
-        set(headers, TRACEPARENT, TraceParent { parent_id, ..trace }.to_string());
-    }
+    let trace = message.trace.unwrap_or_else(|| TraceParent::of_message(&message.id));
+    set(headers, TRACEPARENT, TraceParent { parent_id: span.max(1), ..trace }.to_string());
     *request.body_mut() = Some(Body::from(body));
     request
 }
@@ -50,11 +48,11 @@ fn set(headers: &mut HeaderMap, name: impl AsHeaderName + http::header::IntoHead
     }
 }
 
-/// `MessageDelivery`, with the metadata as it was made at the door and the payload as it was published.
+/// `MessageDelivery`, with the payload byte for byte as it was published.
 fn native(target: &Target, message: &Message, attempt: u32, now_ms: u64) -> Vec<u8> {
     let subscription = &target.subscription;
     let payload = &message.payload.body;
-    let mut body = Vec::with_capacity(payload.len() + message.metadata.get().len() + 400);
+    let mut body = Vec::with_capacity(payload.len() + 800);
     // Writing to a vector does not fail; ids and channel names hold nothing that JSON would escape.
     let _ = write!(
         body,
@@ -70,10 +68,11 @@ fn native(target: &Target, message: &Message, attempt: u32, now_ms: u64) -> Vec<
             let _ = write!(body, "\"{}\"", STANDARD.encode(payload));
         }
     }
+    body.extend_from_slice(br#","metadata":"#);
+    let _ = serde_json::to_writer(&mut body, &message.metadata);
     let _ = write!(
         body,
-        r#","metadata":{},"delivery_attempt":{attempt},"max_attempts":{},"delivered_at":"{}""#,
-        message.metadata.get(),
+        r#","delivery_attempt":{attempt},"max_attempts":{},"delivered_at":"{}""#,
         subscription.retry.max_attempts(),
         Time::from_millis(now_ms)
     );

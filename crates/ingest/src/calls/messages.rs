@@ -191,18 +191,14 @@ fn answer(
             app.metrics.accepted.inc();
             response.timestamp = Time::from_millis(accepted_ms);
         }
-        Ok(Accepted::Duplicate { accepted_ms, header, .. }) => {
+        Ok(Accepted::Duplicate { accepted_ms, first, .. }) => {
             app.metrics.duplicates.inc();
             response.timestamp = Time::from_millis(accepted_ms);
             response.duplicate = true;
             // The first one's result, as far as the history still has it.
-            if let Ok(first) = serde_json::from_slice::<Value>(&header) {
-                if let Some(channel) = first["channel"].as_str() {
-                    channel.clone_into(&mut response.channel);
-                }
-                if let Some(correlation) = first["meta"]["correlation_id"].as_str() {
-                    correlation.clone_into(&mut response.correlation_id);
-                }
+            if let Some(first) = first {
+                response.channel = first.channel.to_string();
+                response.correlation_id = first.metadata.correlation_id.unwrap_or_default();
             }
         }
         Err(error) => {

@@ -4,12 +4,13 @@ use bytes::Bytes;
 use postroad_model::{
     filter::Filter,
     id::MessageId,
-    matching::{Candidate, headers_of, json_view, wants},
-    message::{Payload, PayloadKind, Priority},
+    matching::{Candidate, json_view, wants},
+    message::{Metadata, Payload, PayloadKind, Priority},
     names::{RoutingKey, ServiceName},
+    time::Time,
 };
 use proptest::{prelude::*, sample::Index as Pick};
-use serde_json::{Map, Value, json, value::to_raw_value};
+use serde_json::{Value, json};
 
 use super::*;
 
@@ -49,8 +50,17 @@ fn message(
         generation: 0,
         targets: Arc::new([]),
         trace: None,
-        ttl_seconds: None,
-        metadata: to_raw_value(&json!({ "headers": headers })).unwrap(),
+        metadata: Metadata {
+            message_id: MessageId::new("m").unwrap(),
+            correlation_id: None,
+            reply_to: None,
+            content_type: kind.default_content_type().into(),
+            content_encoding: None,
+            priority: Priority::Normal,
+            ttl: None,
+            timestamp: Time::default(),
+            headers: serde_json::from_value(headers.clone()).unwrap_or_default(),
+        },
         payload: Payload { kind, body: Bytes::copy_from_slice(body.as_bytes()) },
     }
 }
@@ -66,13 +76,12 @@ fn found(index: &mut Index, message: &Message, channel_type: ChannelType) -> Vec
 
 /// The ids that the definition finds, sorted.
 fn defined(all: &[Arc<Subscription>], message: &Message, channel_type: ChannelType) -> Vec<String> {
-    let headers: Map<String, Value> = headers_of(message);
     let candidate = Candidate {
         tenant: &message.tenant,
         channel: &message.channel,
         channel_type,
         routing_key: message.routing_key.as_ref().map(RoutingKey::as_str),
-        headers: &headers,
+        headers: &message.metadata.headers,
         payload: json_view(&message.payload),
     };
     let wanting = all.iter().filter(|subscription| wants(subscription, &candidate));

@@ -4,7 +4,7 @@ use std::cell::OnceCell;
 
 use postroad_model::{
     filter::Event,
-    matching::{ChannelType, headers_of, json_view, routing_key_matches},
+    matching::{ChannelType, json_view, routing_key_matches},
     message::Message,
     subscription::Selector,
 };
@@ -15,13 +15,12 @@ pub(super) struct View<'a> {
     pub(super) channel_type: ChannelType,
     /// The number of this lookup, from 1.
     pub(super) lookup: u64,
-    headers: OnceCell<Map<String, Value>>,
     event: OnceCell<Option<Event>>,
 }
 
 impl<'a> View<'a> {
     pub(super) fn new(message: &'a Message, channel_type: ChannelType, lookup: u64) -> Self {
-        Self { message, channel_type, lookup, headers: OnceCell::new(), event: OnceCell::new() }
+        Self { message, channel_type, lookup, event: OnceCell::new() }
     }
 
     pub(super) fn channel(&self) -> &'a str {
@@ -34,7 +33,7 @@ impl<'a> View<'a> {
     }
 
     pub(super) fn headers(&self) -> &Map<String, Value> {
-        self.headers.get_or_init(|| headers_of(self.message))
+        &self.message.metadata.headers
     }
 
     /// The payload, if filters can look at it.

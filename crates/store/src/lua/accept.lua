@@ -2,23 +2,27 @@
 -- accept: a flight of messages into one partition of ingress.
 --
 -- KEYS[1]  the partition's prefix
--- ARGV[1]  milliseconds for which ids are remembered
--- then, per message, 8 values: a number from the id's digest, the digest, remember ('1': keep the id),
---          check ('1': the id may have been used before), tenant/channel, and the entry's v, h, b
--- Replies  per message { 1 | 0 (seen before), ingress id, accepted at [, first entry's h] }
+-- ARGV     milliseconds for which ids are remembered, the run_id of the server at the other end of the
+--          connection that this call travels on; then, per message, 6 values: a number from the id's digest,
+--          the digest, remember ('1': keep the id), check ('1': the id may have been used before),
+--          tenant/channel, and the record
+-- Replies  per message { 1 | 0 (seen before), ingress id, accepted at [, the first one's record] }
 --
 -- Why one script: an id index without its entry would swallow the message for ever, an entry without its
 -- id would be published twice. The server's run_id is compared with the gate: a promoted replica may lack
 -- a tail, and must not hand out ids again that a lane has already counted.
 
 local P = KEYS[1]
-local ingress, gate = P .. INGRESS, P .. GATE
-local window = tonumber(ARGV[1])
+local ingress, door = P .. INGRESS, P .. DOOR
+local window, run_id = tonumber(ARGV[1]), ARGV[2]
 local t = redis.call('TIME')
 local now = t[1] * 1000 + math.floor(t[2] / 1000)
+local stamp = string.format('%.0f', now)
+local age = math.floor(now / window)
+local ages = { string.format('%.0f', age), string.format('%.0f', age - 1) }
+local state = redis.call('HMGET', door, 'gate', 'depth:' .. ages[1], 'depth:' .. ages[2])
 
-local run_id = string.match(redis.call('INFO', 'server'), 'run_id:(%x+)')
-if redis.call('GET', gate) ~= run_id then
+if state[1] ~= run_id then
   local last = 0
   if redis.call('EXISTS', ingress) == 1 then
     local info = redis.call('XINFO', 'STREAM', ingress)
@@ -29,18 +33,16 @@ if redis.call('GET', gate) ~= run_id then
     redis.call('XGROUP', 'CREATE', ingress, ROUTER, '0', 'MKSTREAM')
   end
   redis.call('XSETID', ingress, string.format('%.0f-0', math.max(last, now) + 60000))
-  redis.call('SET', gate, run_id)
+  redis.call('HSET', door, 'gate', run_id)
 end
 
 -- Ids lie in small hashes, which Redis keeps compactly up to 128 fields: 1,024 of them in a window, and
 -- eight times as many each time one has grown full. The window is fixed from an id's first use.
-local age = math.floor(now / window)
+local FULL, DEEPEST = 120, 4
 local windows = {}
-for _, which in ipairs({ age, age - 1 }) do
-  local prefix = P .. IDS .. string.format('%.0f', which) .. ':'
-  windows[#windows + 1] = { prefix = prefix, depth = tonumber(redis.call('GET', prefix .. 'depth') or 0) }
+for at, name in ipairs(ages) do
+  windows[at] = { prefix = P .. IDS .. name .. ':', depth = tonumber(state[at + 1] or 0) }
 end
-local FULL = 120
 
 local function slot(depth, number)
   return depth .. ':' .. number % (1024 * 8 ^ depth)
@@ -55,33 +57,33 @@ local function first_use(number, digest)
   end
 end
 
-local stamp = string.format('%.0f', now)
-local channels, reply = {}, {}
+local function remember(number, digest, id)
+  local w = windows[1]
+  local key = w.prefix .. slot(w.depth, number)
+  redis.call('HSET', key, digest, id .. ' ' .. stamp)
+  local fields = redis.call('HLEN', key)
+  if fields == 1 then
+    redis.call('PEXPIRE', key, string.format('%.0f', 2 * window))
+  elseif fields >= FULL and w.depth < DEEPEST then
+    w.depth = w.depth + 1
+    redis.call('HSET', door, 'depth:' .. ages[1], w.depth)
+    redis.call('HDEL', door, 'depth:' .. string.format('%.0f', age - 2))
+  end
+end
 
-for at = 2, #ARGV, 8 do
-  local number, digest, remember, check = tonumber(ARGV[at]), ARGV[at + 1], ARGV[at + 2], ARGV[at + 3]
-  local first = check == '1' and first_use(number, digest)
+local channels, reply = {}, {}
+for at = 3, #ARGV, 6 do
+  local number, digest = tonumber(ARGV[at]), ARGV[at + 1]
+  local first = ARGV[at + 3] == '1' and first_use(number, digest)
   if first then
     local id, at_ms = string.match(first, '^(%S+) (%d+)$')
     local row = redis.call('XRANGE', ingress, id, id)[1]
-    reply[#reply + 1] = { 0, id, tonumber(at_ms), row and row[2][4] or '' }
+    reply[#reply + 1] = { 0, id, at_ms, row and row[2][2] or '' }
   else
-    local id = redis.call('XADD', ingress, '*',
-      'v', ARGV[at + 5], 'h', ARGV[at + 6], 'b', ARGV[at + 7], 't', stamp)
-    if remember == '1' then
-      local w = windows[1]
-      local key = w.prefix .. slot(w.depth, number)
-      redis.call('HSET', key, digest, id .. ' ' .. stamp)
-      local fields = redis.call('HLEN', key)
-      if fields == 1 then
-        redis.call('PEXPIRE', key, 2 * window)
-      elseif fields >= FULL and w.depth < 4 then
-        w.depth = w.depth + 1
-        redis.call('SET', w.prefix .. 'depth', w.depth, 'PX', 2 * window)
-      end
-    end
+    local id = redis.call('XADD', ingress, '*', 'm', ARGV[at + 5], 't', stamp)
+    if ARGV[at + 2] == '1' then remember(number, digest, id) end
     channels[ARGV[at + 4]] = true
-    reply[#reply + 1] = { 1, id, now }
+    reply[#reply + 1] = { 1, id, stamp }
   end
 end
 for channel in pairs(channels) do redis.call('ZADD', P .. CHANNELS, stamp, channel) end

@@ -3,7 +3,7 @@
 --
 -- KEYS[1]  the lane's prefix
 -- ARGV[1]  milliseconds for which traces are kept
--- then, per partition: partition, prev, last, number of entries, and per entry: ingress id, v, h, b, t,
+-- then, per partition: partition, prev, last, number of entries, and per entry: ingress id, m, t,
 --          keep ('1': has a history), number of subscriptions, and per subscription: id, rank
 -- Replies  { results, unknown, broken }: per partition 'OK', 'DUP' or the mark, where the mark lies below
 --          prev (a gap: send everything behind the mark again); subscriptions whose settings this lane
@@ -29,14 +29,14 @@ local function known(id)
   return s
 end
 
-local function add(s, rank, ref, v, h, b, t)
-  local size = #h + #b
+local function add(s, rank, ref, m, t)
+  local size = #m
   if s.entries + s.added >= s.max_entries or s.bytes + s.grown + size > s.max_bytes then
-    bury(s, rank, { 'v', v, 'h', h, 'b', b, 't', t, 'ref', ref }, 'queue_full', '', now)
+    bury(s, rank, { 'm', m, 't', t, 'ref', ref }, 'queue_full', '', now)
     return 'd ' .. s.id .. ' queue_full ' .. stamp .. '\n'
   end
   open_rank(s, rank)
-  local id = redis.pcall('XADD', queue(s.id, rank), '*', 'v', v, 'h', h, 'b', b, 't', t, 'ref', ref)
+  local id = redis.pcall('XADD', queue(s.id, rank), '*', 'm', m, 't', t, 'ref', ref)
   if type(id) == 'table' then
     broken[#broken + 1] = queue(s.id, rank)
     return ''
@@ -52,14 +52,14 @@ while at <= #ARGV do
   local verdict = 'OK'
   if after(prev, mark) then verdict = mark elseif not after(last, mark) then verdict = 'DUP' end
   for _ = 1, count do
-    local id, v, h, b, t, keep, n = unpack(ARGV, at, at + 6)
-    at = at + 7
+    local id, m, t, keep, n = unpack(ARGV, at, at + 4)
+    at = at + 5
     if verdict == 'OK' and after(id, mark) then
       local ref, lines = partition .. ':' .. id, ''
       for pair = at, at + 2 * n - 1, 2 do
         local s = known(ARGV[pair])
         if s.status ~= 'cancelled' then
-          lines = lines .. add(s, ARGV[pair + 1], keep == '1' and ref or '', v, h, b, t)
+          lines = lines .. add(s, ARGV[pair + 1], keep == '1' and ref or '', m, t)
         end
       end
       if keep == '1' and lines ~= '' then redis.call('SET', P .. TRACE .. ref, lines, 'PX', ttl) end

@@ -113,10 +113,6 @@ local function field(fields, name)
   return ''
 end
 
-local function size_of(fields)
-  return #field(fields, 'h') + #field(fields, 'b')
-end
-
 -- Adds a line to a message's trace here. A trace that has run out is begun anew, with a time to live.
 local function trace(ref, line, ttl)
   if ref == '' or line == '' then return end

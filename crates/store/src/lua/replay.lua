@@ -29,15 +29,14 @@ for at = 5, #ARGV do
   local row = redis.call('XRANGE', dead, ARGV[at], ARGV[at])[1]
   if row then
     local fields = row[2]
-    local size = size_of(fields)
+    local size = #field(fields, 'm')
     if s.entries + moved > 0 and s.bytes + grown + size > s.max_bytes then state = 'FULL'; break end
     -- A rank that is none would make a queue that nobody looks into.
     local rank = field(fields, 'rank')
     if not string.find(rank, '^[0-3]$') then rank = '1' end
     local ref = field(fields, 'ref')
     open_rank(s, rank)
-    local entry = redis.call('XADD', queue(id, rank), '*', 'v', field(fields, 'v'), 'h', field(fields, 'h'),
-      'b', field(fields, 'b'), 't', field(fields, 't'), 'ref', ref)
+    local entry = redis.call('XADD', queue(id, rank), '*', 'm', field(fields, 'm'), 't', field(fields, 't'), 'ref', ref)
     redis.call('XDEL', dead, ARGV[at])
     trace(ref, 'r ' .. id .. ' ' .. job .. ' ' .. now .. '\nq ' .. id .. ' ' .. rank .. ' ' .. entry .. ' ' .. now .. '\n', ttl)
     moved, grown = moved + 1, grown + size

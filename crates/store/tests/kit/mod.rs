@@ -1,6 +1,6 @@
 //! What the tables of moves share: a private Redis, a subscription, messages on their way.
 
-#![allow(dead_code, reason = "each table uses its part")]
+#![allow(dead_code, unreachable_pub, reason = "each table uses its part")]
 
 use std::{sync::Arc, time::Duration};
 
@@ -8,7 +8,7 @@ use bytes::Bytes;
 use postroad_model::{
     delivery::{Attempt, Health, Hold, Outcome, Place, Progress, Verdict, judge},
     id::{MessageId, SubscriptionId},
-    message::{Message, Payload, PayloadKind, Priority},
+    message::{Message, Metadata, Payload, PayloadKind, Priority},
     names::{ChannelName, ServiceName, Tenant},
     placement::Layout,
     subscription::{Channels, Format, RetryPolicy, Selector, Status, Subscription},
@@ -21,7 +21,6 @@ use postroad_store::{
     keys::{Keys, Tag},
 };
 use postroad_testkit::redis::PrivateRedis;
-use serde_json::value::RawValue;
 
 pub const WINDOW: u64 = 86_400_000;
 pub const TRACE: u64 = 86_400_000;
@@ -175,8 +174,17 @@ pub fn message(id: &str, priority: Priority) -> Message {
         generation: 0,
         targets: Arc::from([]),
         trace: None,
-        ttl_seconds: None,
-        metadata: RawValue::from_string("{}".into()).unwrap(),
+        metadata: Metadata {
+            message_id: MessageId::new(id).unwrap(),
+            correlation_id: Some(id.to_owned()),
+            reply_to: None,
+            content_type: "application/json".into(),
+            content_encoding: None,
+            priority,
+            ttl: None,
+            timestamp: Time::from_millis(1),
+            headers: serde_json::Map::new(),
+        },
         payload: Payload { kind: PayloadKind::Json, body: Bytes::from(format!("{{\"id\":\"{id}\"}}")) },
     }
 }

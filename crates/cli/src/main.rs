@@ -1,0 +1,7 @@
+//! `postroad`: the command line for people.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    postroad_cli::main()
+}

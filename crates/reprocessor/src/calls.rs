@@ -1,0 +1,5 @@
+//! The dead-letter API's calls, by what they are about.
+
+mod asked;
+pub mod letters;
+pub mod replays;

@@ -1,0 +1,185 @@
+//! The reprocessor's configuration.
+
+use std::{net::SocketAddr, time::Duration};
+
+use anyhow::ensure;
+use postroad_api::auth::{AUTH_DOCS, AuthSection};
+use postroad_daemon::{
+    common::{COMMON_DOCS, Common},
+    config::{Configuration, Docs, Schema, Setting},
+};
+use postroad_store::{
+    LaneLimits, Store,
+    config::{
+        DOCS as STORE_DOCS, HistorySection, LayoutSection, QueueSection, RedisSection, reference_variables,
+    },
+};
+use serde::{Deserialize, Serialize};
+
+/// Everything that a reprocessor can be told.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Config {
+    /// What every daemon has.
+    #[serde(flatten)]
+    pub common: Common,
+    /// `[redis]`
+    pub redis: RedisSection,
+    /// `[layout]`
+    pub layout: LayoutSection,
+    /// `[history]`
+    pub history: HistorySection,
+    /// `[queue]`
+    pub queue: QueueSection,
+    /// `[auth]`
+    pub auth: AuthSection,
+    /// `[reprocessor]`
+    pub reprocessor: ReprocessorSection,
+}
+
+/// `[reprocessor]`, as it is written.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReprocessorSection {
+    /// How long a replay job stays with a reprocessor that is not heard of it again.
+    pub lease_ms: u64,
+    /// The most entries that a queue may hold after a replay into it.
+    pub max_queued: u64,
+    /// The most open replay jobs of one tenant.
+    pub max_open_jobs: u64,
+    /// The most calls that read through dead letters at a time.
+    pub max_calls: usize,
+    /// How many of a subscription's newest dead letters `GET /v1/dlq` looks at.
+    pub sample: usize,
+}
+
+impl Default for ReprocessorSection {
+    fn default() -> Self {
+        Self { lease_ms: 15_000, max_queued: 10_000, max_open_jobs: 20, max_calls: 32, sample: 200 }
+    }
+}
+
+/// What each key does, for the reference page.
+pub const DOCS: Docs = &[
+    (
+        "reprocessor.lease_ms",
+        "milliseconds after which a replay job is taken from a reprocessor that is not heard of it again",
+    ),
+    (
+        "reprocessor.max_queued",
+        "the most entries that a queue may hold after a replay into it; at it, the replay waits for room",
+    ),
+    ("reprocessor.max_open_jobs", "the most replay jobs of one tenant that wait or run at a time"),
+    (
+        "reprocessor.max_calls",
+        "the most calls that read through dead letters at a time; further ones are answered with 503",
+    ),
+    (
+        "reprocessor.sample",
+        "how many of a subscription's newest dead letters `GET /v1/dlq` looks at for channels and reasons",
+    ),
+];
+
+impl Configuration for Config {
+    const SCHEMA: Schema = Schema {
+        docs: &[COMMON_DOCS, STORE_DOCS, AUTH_DOCS, DOCS],
+        foreign: &["ingest", "router", "worker", "egress"],
+        derived: Some(|environment| {
+            reference_variables(|name| environment.get(name).map(str::to_owned))
+                .into_iter()
+                .map(|(names, key, value)| Setting::environment(names, key, value))
+                .collect()
+        }),
+        ..Schema::NONE
+    };
+
+    fn common(&self) -> &Common {
+        &self.common
+    }
+
+    fn listen(&self) -> SocketAddr {
+        self.common.listen.map_or_else(|| ([127, 0, 0, 1], 8081).into(), |listen| listen.0)
+    }
+
+    fn check(&self) -> anyhow::Result<()> {
+        self.layout.checked()?;
+        self.auth.check(self.listen())?;
+        self.checked().map(drop)
+    }
+}
+
+/// Checked.
+#[derive(Debug, Clone)]
+pub struct ReprocessorConfig {
+    /// How long a replay job stays with a reprocessor that is not heard of it again.
+    pub lease: Duration,
+    /// The most entries that a queue may hold after a replay into it.
+    pub max_queued: u64,
+    /// The most open replay jobs of one tenant.
+    pub max_open_jobs: u64,
+    /// The most calls that read through dead letters at a time.
+    pub max_calls: usize,
+    /// How many of a subscription's newest dead letters `GET /v1/dlq` looks at.
+    pub sample: usize,
+    /// How long traces are kept.
+    pub retention: Duration,
+    /// The bounds of a subscription's queue, for settings that a lane lacks.
+    pub limits: LaneLimits,
+}
+
+impl Config {
+    /// The store that is configured; nothing is connected yet.
+    pub fn store(&self) -> anyhow::Result<Store> {
+        Ok(Store::new(self.redis.link(), &self.common.environment, self.layout.checked()?)?)
+    }
+
+    /// Checks the bounds.
+    pub fn checked(&self) -> anyhow::Result<ReprocessorConfig> {
+        let raw = &self.reprocessor;
+        ensure!(
+            (1_000..=3_600_000).contains(&raw.lease_ms),
+            "reprocessor.lease_ms = {} must be 1000 to 3600000",
+            raw.lease_ms
+        );
+        ensure!(
+            raw.max_queued > 0,
+            "reprocessor.max_queued = 0 must be at least 1: no replay could move anything"
+        );
+        ensure!(raw.max_open_jobs > 0, "reprocessor.max_open_jobs = 0 must be at least 1");
+        ensure!(
+            (1..=1_000).contains(&raw.max_calls),
+            "reprocessor.max_calls = {} must be 1 to 1000",
+            raw.max_calls
+        );
+        ensure!((1..=10_000).contains(&raw.sample), "reprocessor.sample = {} must be 1 to 10000", raw.sample);
+        Ok(ReprocessorConfig {
+            lease: Duration::from_millis(raw.lease_ms),
+            max_queued: raw.max_queued,
+            max_open_jobs: raw.max_open_jobs,
+            max_calls: raw.max_calls,
+            sample: raw.sample,
+            retention: Duration::from_secs(self.history.retention_seconds.max(1)),
+            limits: self.queue.limits(),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use postroad_daemon::config::assert_documented;
+
+    #[test]
+    fn every_key_is_documented_and_the_defaults_hold() {
+        assert_documented::<Config>();
+        Config::default().check().unwrap();
+    }
+
+    #[test]
+    fn bounds_are_named() {
+        let mut config = Config::default();
+        config.reprocessor.max_queued = 0;
+        assert!(config.check().unwrap_err().to_string().contains("reprocessor.max_queued = 0"));
+        config = Config::default();
+        config.reprocessor.lease_ms = 10;
+        assert!(config.check().unwrap_err().to_string().contains("reprocessor.lease_ms = 10"));
+    }
+}

@@ -1,0 +1,19 @@
+//! Replay jobs: dead letters back into their queues, by the thousand, at a rate, up to a limit.
+//!
+//! A job is a record in Redis. [`desk`] makes it, shows it and stops it; [`tend`] is how a reprocessor finds
+//! jobs that nobody runs; [`run`] runs one, and can be killed at any time: whoever takes the job next goes on
+//! from its cursor, and what was moved is neither moved again nor miscounted (see `postroad_store`'s `job.lua`).
+//!
+//! A job goes through the subscriptions that had dead letters when it was made, each up to the letter that was
+//! the newest then, so that what dies again is not moved in a circle. A subscription whose queue is full is put
+//! aside until there is room, and keeps none of the others waiting.
+
+pub mod desk;
+mod move_on;
+mod pace;
+mod route;
+pub mod run;
+mod spec;
+pub mod tend;
+
+pub use spec::Spec;
