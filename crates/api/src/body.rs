@@ -7,7 +7,7 @@ use axum::{
 use bytes::Bytes;
 use postroad_daemon::body::{BodyError, BodyLimits, read_body};
 use postroad_model::json_scan::{MAX_DEPTH, check_depth};
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, IgnoredAny};
 use serde_json::error::Category;
 
 use crate::error::{ApiError, ApiResult};
@@ -51,9 +51,16 @@ pub fn parse<T: DeserializeOwned>(body: &[u8]) -> ApiResult<T> {
     if check_depth(body).is_err() {
         return Err(invalid(format!("the body is nested more than {MAX_DEPTH} deep")));
     }
+    // Else an array would be read as an object's members in their order.
+    if body.trim_ascii_start().starts_with(b"[") && serde_json::from_slice::<IgnoredAny>(body).is_ok() {
+        return Err(ApiError::field("body", "is a JSON array; send a JSON object"));
+    }
     let mut reader = serde_json::Deserializer::from_slice(body);
     let parsed: T = serde_path_to_error::deserialize(&mut reader).map_err(|error| {
-        let field = error.path().to_string();
+        let field = match error.path().to_string().as_str() {
+            "." => "body".to_owned(),
+            field => field.to_owned(),
+        };
         match error.inner().classify() {
             Category::Data => {
                 let message = error.inner().to_string();
@@ -110,7 +117,9 @@ mod tests {
         assert_eq!(refused(b"{\"name\":\"a\"} x"), (400, None));
         assert_eq!(refused("[".repeat(10_000).as_bytes()), (400, None));
         assert_eq!(refused(b"{}"), (422, field("name")));
-        assert_eq!(refused(b"[]"), (422, field("name")));
+        assert_eq!(refused(b"[]"), (422, field("body")));
+        assert_eq!(refused(b" [\"a\", null]"), (422, field("body")));
+        assert_eq!(refused(b"7"), (422, field("body")));
         assert_eq!(refused(b"{\"name\":1}"), (422, field("name")));
         assert_eq!(refused(b"{\"name\":\"a\",\"inner\":{\"count\":-1}}"), (422, field("inner.count")));
         assert_eq!(refused(b"{\"name\":\"a\",\"shape\":1}"), (422, field("shape")));

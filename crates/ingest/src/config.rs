@@ -5,16 +5,12 @@ use std::{net::SocketAddr, time::Duration};
 use anyhow::ensure;
 use postroad_api::auth::{AUTH_DOCS, AuthSection};
 use postroad_daemon::{
-    common::{COMMON_DOCS, Common},
-    config::{Configuration, Docs, Schema, Setting},
+    common::Common,
+    config::{Configuration, Docs, Schema},
 };
+use postroad_member::config::{BASE_DOCS, Base, EGRESS_DOCS, EgressSection, schema};
 use postroad_model::{egress::EgressPolicy, subscription::RetryPolicy};
-use postroad_store::{
-    LaneLimits, Store,
-    config::{
-        DOCS as STORE_DOCS, HistorySection, LayoutSection, QueueSection, RedisSection, reference_variables,
-    },
-};
+use postroad_store::LaneLimits;
 use serde::{Deserialize, Serialize};
 
 /// Everything that the API can be told.
@@ -22,28 +18,13 @@ use serde::{Deserialize, Serialize};
 pub struct Config {
     /// What every daemon has.
     #[serde(flatten)]
-    pub common: Common,
-    /// `[redis]`
-    pub redis: RedisSection,
-    /// `[layout]`
-    pub layout: LayoutSection,
-    /// `[history]`
-    pub history: HistorySection,
-    /// `[queue]`
-    pub queue: QueueSection,
+    pub base: Base,
     /// `[auth]`
     pub auth: AuthSection,
     /// `[egress]`
     pub egress: EgressSection,
     /// `[ingest]`
     pub ingest: IngestSection,
-}
-
-/// `[egress]`: which addresses may be called besides the public Internet.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct EgressSection {
-    /// CIDRs.
-    pub allow: Vec<String>,
 }
 
 /// `[ingest]`, as it is written.
@@ -79,10 +60,6 @@ impl Default for IngestSection {
 
 /// What each key does, for the reference page.
 pub const DOCS: Docs = &[
-    (
-        "egress.allow",
-        "CIDRs that callbacks may lead to besides the public Internet, such as `10.2.0.0/16`; comma-separated in the environment",
-    ),
     ("ingest.max_message_bytes", "the most bytes of a message's payload, decoded; at most 16 MiB"),
     ("ingest.compress_above_bytes", "payloads of more bytes are compressed in Redis"),
     (
@@ -98,28 +75,18 @@ pub const DOCS: Docs = &[
 ];
 
 impl Configuration for Config {
-    const SCHEMA: Schema = Schema {
-        docs: &[COMMON_DOCS, STORE_DOCS, AUTH_DOCS, DOCS],
-        foreign: &["router", "worker", "reprocessor"],
-        derived: Some(|environment| {
-            reference_variables(|name| environment.get(name).map(str::to_owned))
-                .into_iter()
-                .map(|(names, key, value)| Setting::environment(names, key, value))
-                .collect()
-        }),
-        ..Schema::NONE
-    };
+    const SCHEMA: Schema = schema(&[BASE_DOCS[0], BASE_DOCS[1], AUTH_DOCS, EGRESS_DOCS, DOCS]);
 
     fn common(&self) -> &Common {
-        &self.common
+        &self.base.common
     }
 
     fn listen(&self) -> SocketAddr {
-        self.common.listen.map_or_else(|| ([127, 0, 0, 1], 8080).into(), |listen| listen.0)
+        self.base.listen(([127, 0, 0, 1], 8080))
     }
 
     fn check(&self) -> anyhow::Result<()> {
-        self.layout.checked()?;
+        self.base.layout.checked()?;
         self.auth.check(self.listen())?;
         self.checked().map(drop)
     }
@@ -149,11 +116,6 @@ pub struct IngestConfig {
 }
 
 impl Config {
-    /// The store that is configured; nothing is connected yet.
-    pub fn store(&self) -> anyhow::Result<Store> {
-        Ok(Store::new(self.redis.link(), &self.common.environment, self.layout.checked()?)?)
-    }
-
     /// Checks the bounds.
     pub fn checked(&self) -> anyhow::Result<IngestConfig> {
         let raw = &self.ingest;
@@ -168,8 +130,6 @@ impl Config {
             raw.max_retries,
             RetryPolicy::MAX_RETRIES
         );
-        let egress = EgressPolicy::parse(&self.egress.allow)
-            .map_err(|error| anyhow::anyhow!("egress.allow: {error}"))?;
         Ok(IngestConfig {
             max_message_bytes: raw.max_message_bytes,
             compress_above_bytes: raw.compress_above_bytes,
@@ -180,10 +140,10 @@ impl Config {
                 retry_delay_ms: raw.retry_delay_seconds.saturating_mul(1_000),
                 ..RetryPolicy::default()
             },
-            retention: Duration::from_secs(self.history.retention_seconds.max(1)),
-            limits: self.queue.limits(),
-            egress,
-            environment: self.common.environment.clone(),
+            retention: self.base.retention(),
+            limits: self.base.limits(),
+            egress: self.egress.policy()?,
+            environment: self.base.common.environment.clone(),
         })
     }
 }

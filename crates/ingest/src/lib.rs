@@ -26,14 +26,14 @@ use postroad_api::{
 };
 use postroad_daemon::{
     clock::Clock,
-    health,
+    health::{self, Readiness},
     metrics::registry,
     process::Context,
     serve::{self, Serving},
     stop::Stop,
 };
-use postroad_store::{Store, presence::instance_name};
-use serde_json::json;
+use postroad_member::life;
+use postroad_store::Store;
 
 use config::{Config, IngestConfig};
 use flight::Gate;
@@ -102,12 +102,12 @@ pub fn router(app: Arc<App>) -> Router {
 /// leaves the list of the living.
 pub async fn run(config: Config, context: Context) -> anyhow::Result<()> {
     let ingest_config = config.checked()?;
-    let store = config.store()?;
+    let store = config.base.store()?;
     let Context { program, listener, stop, grace, readiness, clock } = context;
     let mut metrics_registry = registry(program.version);
     let metrics = Metrics::default();
     metrics.register(&mut metrics_registry);
-    let serving = Serving::new(&config.common.http, grace);
+    let serving = Serving::new(&config.base.common.http, grace);
     serving.metrics.register(&mut metrics_registry);
     let app = Arc::new(App {
         gate: Gate::open(store.clone(), ingest_config.retention, ingest_config.patience),
@@ -120,30 +120,18 @@ pub async fn run(config: Config, context: Context) -> anyhow::Result<()> {
     let http =
         config.auth.guard(router(app).merge(health::router(readiness.clone(), Arc::new(metrics_registry))));
     readiness.set("redis", Err("not reached yet".into()));
-    let presence = tokio::spawn(announce(store, stop.clone(), move |state| readiness.set("redis", state)));
+    let presence = tokio::spawn(be_present(store, stop.clone(), readiness));
     serve::serve(listener, http, serving, &stop).await;
     presence.await??;
     Ok(())
 }
 
 /// Checks Redis, then says once a second that this instance lives.
-async fn announce(store: Store, stop: Stop, ready: impl Fn(Result<(), String>)) -> anyhow::Result<()> {
-    let prepared = tokio::select! {
-        prepared = store.prepare_patiently() => prepared,
-        () = stop.requested() => return Ok(()),
-    };
-    if let Err(error) = prepared {
-        // What waiting cannot mend: better no API than one that works on the wrong Redis.
-        stop.request();
-        return Err(error.into());
+async fn be_present(store: Store, stop: Stop, readiness: Readiness) -> anyhow::Result<()> {
+    if life::prepared(&store, &stop).await? {
+        let me = life::name_of(KIND);
+        life::announce(&store, &me, KIND, &stop, &readiness).await;
+        let _ = store.leave(&me).await;
     }
-    let me = instance_name(KIND, rand::random());
-    let about = json!({ "kind": KIND, "version": env!("CARGO_PKG_VERSION"), "format": postroad_store::entry::VERSION });
-    loop {
-        ready(store.announce(&me, &about.to_string()).await.map(drop).map_err(|error| error.to_string()));
-        if !stop.sleep(postroad_store::presence::HEARTBEAT).await {
-            let _ = store.leave(&me).await;
-            return Ok(());
-        }
-    }
+    Ok(())
 }

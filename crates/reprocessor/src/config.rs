@@ -5,15 +5,11 @@ use std::{net::SocketAddr, time::Duration};
 use anyhow::ensure;
 use postroad_api::auth::{AUTH_DOCS, AuthSection};
 use postroad_daemon::{
-    common::{COMMON_DOCS, Common},
-    config::{Configuration, Docs, Schema, Setting},
+    common::Common,
+    config::{Configuration, Docs, Schema},
 };
-use postroad_store::{
-    LaneLimits, Store,
-    config::{
-        DOCS as STORE_DOCS, HistorySection, LayoutSection, QueueSection, RedisSection, reference_variables,
-    },
-};
+use postroad_member::config::{BASE_DOCS, Base, schema};
+use postroad_store::LaneLimits;
 use serde::{Deserialize, Serialize};
 
 /// Everything that a reprocessor can be told.
@@ -21,15 +17,7 @@ use serde::{Deserialize, Serialize};
 pub struct Config {
     /// What every daemon has.
     #[serde(flatten)]
-    pub common: Common,
-    /// `[redis]`
-    pub redis: RedisSection,
-    /// `[layout]`
-    pub layout: LayoutSection,
-    /// `[history]`
-    pub history: HistorySection,
-    /// `[queue]`
-    pub queue: QueueSection,
+    pub base: Base,
     /// `[auth]`
     pub auth: AuthSection,
     /// `[reprocessor]`
@@ -79,28 +67,18 @@ pub const DOCS: Docs = &[
 ];
 
 impl Configuration for Config {
-    const SCHEMA: Schema = Schema {
-        docs: &[COMMON_DOCS, STORE_DOCS, AUTH_DOCS, DOCS],
-        foreign: &["ingest", "router", "worker", "egress"],
-        derived: Some(|environment| {
-            reference_variables(|name| environment.get(name).map(str::to_owned))
-                .into_iter()
-                .map(|(names, key, value)| Setting::environment(names, key, value))
-                .collect()
-        }),
-        ..Schema::NONE
-    };
+    const SCHEMA: Schema = schema(&[BASE_DOCS[0], BASE_DOCS[1], AUTH_DOCS, DOCS]);
 
     fn common(&self) -> &Common {
-        &self.common
+        &self.base.common
     }
 
     fn listen(&self) -> SocketAddr {
-        self.common.listen.map_or_else(|| ([127, 0, 0, 1], 8081).into(), |listen| listen.0)
+        self.base.listen(([127, 0, 0, 1], 8081))
     }
 
     fn check(&self) -> anyhow::Result<()> {
-        self.layout.checked()?;
+        self.base.layout.checked()?;
         self.auth.check(self.listen())?;
         self.checked().map(drop)
     }
@@ -126,11 +104,6 @@ pub struct ReprocessorConfig {
 }
 
 impl Config {
-    /// The store that is configured; nothing is connected yet.
-    pub fn store(&self) -> anyhow::Result<Store> {
-        Ok(Store::new(self.redis.link(), &self.common.environment, self.layout.checked()?)?)
-    }
-
     /// Checks the bounds.
     pub fn checked(&self) -> anyhow::Result<ReprocessorConfig> {
         let raw = &self.reprocessor;
@@ -156,8 +129,8 @@ impl Config {
             max_open_jobs: raw.max_open_jobs,
             max_calls: raw.max_calls,
             sample: raw.sample,
-            retention: Duration::from_secs(self.history.retention_seconds.max(1)),
-            limits: self.queue.limits(),
+            retention: self.base.retention(),
+            limits: self.base.limits(),
         })
     }
 }

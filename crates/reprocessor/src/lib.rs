@@ -34,17 +34,14 @@ use postroad_api::{
 };
 use postroad_daemon::{
     clock::Clock,
-    health,
+    health::{self, Readiness},
     metrics::registry,
     process::Context,
     serve::{self, Serving},
     stop::Stop,
 };
-use postroad_store::{
-    Store,
-    presence::{HEARTBEAT, instance_name},
-};
-use serde_json::json;
+use postroad_member::life;
+use postroad_store::Store;
 use tokio::sync::{Notify, Semaphore};
 
 use config::{Config, ReprocessorConfig};
@@ -132,46 +129,33 @@ pub fn router(app: Arc<App>) -> Router {
 /// given back with how far they came, the instance leaves the list of the living.
 pub async fn run(config: Config, context: Context) -> anyhow::Result<()> {
     let checked = config.checked()?;
-    let store = config.store()?;
+    let store = config.base.store()?;
     let Context { program, listener, stop, grace, readiness, clock } = context;
     let mut metrics_registry = registry(program.version);
     let metrics = Metrics::default();
     metrics.register(&mut metrics_registry);
-    let serving = Serving::new(&config.common.http, grace);
+    let serving = Serving::new(&config.base.common.http, grace);
     serving.metrics.register(&mut metrics_registry);
     let app = Arc::new(App::new(store, checked, metrics, clock));
     let calls = router(Arc::clone(&app));
     let http = config.auth.guard(calls.merge(health::router(readiness.clone(), Arc::new(metrics_registry))));
     readiness.set("redis", Err("not reached yet".into()));
-    let work = tokio::spawn(work(app, stop.clone(), move |state| readiness.set("redis", state)));
+    let work = tokio::spawn(work(app, stop.clone(), readiness));
     serve::serve(listener, http, serving, &stop).await;
     work.await??;
     Ok(())
 }
 
 /// Checks Redis, then runs jobs and says once a second that this instance lives.
-async fn work(app: Arc<App>, stop: Stop, ready: impl Fn(Result<(), String>)) -> anyhow::Result<()> {
-    let prepared = tokio::select! {
-        prepared = app.store.prepare_patiently() => prepared,
-        () = stop.requested() => return Ok(()),
-    };
-    if let Err(error) = prepared {
-        // What waiting cannot mend: better no API than one that works on the wrong Redis.
-        stop.request();
-        return Err(error.into());
+async fn work(app: Arc<App>, stop: Stop, readiness: Readiness) -> anyhow::Result<()> {
+    if !life::prepared(&app.store, &stop).await? {
+        return Ok(());
     }
-    let me = instance_name(KIND, rand::random());
+    let me = life::name_of(KIND);
     let runner = Arc::new(app.runner(me.clone(), stop.clone()));
     let tending = tokio::spawn(tend_forever(runner, Arc::clone(&app.nudge)));
     let counting = tokio::spawn(count_forever(Arc::clone(&app), stop.clone()));
-    let about = json!({ "kind": KIND, "version": env!("CARGO_PKG_VERSION"), "format": postroad_store::entry::VERSION });
-    loop {
-        let heard = app.store.announce(&me, &about.to_string()).await;
-        ready(heard.map(drop).map_err(|error| error.to_string()));
-        if !stop.sleep(HEARTBEAT).await {
-            break;
-        }
-    }
+    life::announce(&app.store, &me, KIND, &stop, &readiness).await;
     tending.await?;
     counting.await?;
     let _ = app.store.leave(&me).await;

@@ -39,7 +39,7 @@ fn main() -> ExitCode {
         return shell::main(program, &common, command);
     }
     let check = async |config: Config| {
-        config.store()?.prepare().await?;
+        config.base.store()?.prepare().await?;
         Ok(())
     };
     run_main(program, &common, check, run)

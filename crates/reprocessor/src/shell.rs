@@ -172,12 +172,12 @@ fn try_main(program: Program, args: &CommonArgs, command: Command) -> anyhow::Re
     let Some(config) = configured::<Config>(program, args)? else { return Ok(()) };
     // Log lines only where they are asked for: they would stand amid the answer.
     if args.log.is_some() {
-        telemetry::init(&config.common.log, config.common.log_format)?;
+        telemetry::init(&config.base.common.log, config.base.common.log_format)?;
     }
     runtime(1)?.block_on(async {
-        let store = config.store()?;
+        let store = config.base.store()?;
         store.prepare().await.with_context(|| {
-            let url = mask_url(&config.redis.url);
+            let url = mask_url(&config.base.redis.url);
             format!(
                 "cannot work with Redis at {url}; --redis-url, POSTROAD_REDIS_URL or redis.url name another"
             )

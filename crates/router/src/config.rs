@@ -4,15 +4,11 @@ use std::{net::SocketAddr, time::Duration};
 
 use anyhow::ensure;
 use postroad_daemon::{
-    common::{COMMON_DOCS, Common},
-    config::{Configuration, Docs, Schema, Setting},
+    common::Common,
+    config::{Configuration, Docs, Schema},
 };
-use postroad_store::{
-    LaneLimits, Store,
-    config::{
-        DOCS as STORE_DOCS, HistorySection, LayoutSection, QueueSection, RedisSection, reference_variables,
-    },
-};
+use postroad_member::config::{BASE_DOCS, Base, schema};
+use postroad_store::LaneLimits;
 use serde::{Deserialize, Serialize};
 
 /// Everything that a router can be told.
@@ -20,52 +16,29 @@ use serde::{Deserialize, Serialize};
 pub struct Config {
     /// What every daemon has.
     #[serde(flatten)]
-    pub common: Common,
-    /// `[redis]`
-    pub redis: RedisSection,
-    /// `[layout]`
-    pub layout: LayoutSection,
-    /// `[history]`
-    pub history: HistorySection,
-    /// `[queue]`
-    pub queue: QueueSection,
+    pub base: Base,
     /// `[router]`
     pub router: RouterSection,
 }
 
 impl Configuration for Config {
-    const SCHEMA: Schema = Schema {
-        docs: &[COMMON_DOCS, STORE_DOCS, DOCS],
-        foreign: &["ingest", "worker", "reprocessor", "auth", "jwt", "egress"],
-        derived: Some(|environment| {
-            reference_variables(|name| environment.get(name).map(str::to_owned))
-                .into_iter()
-                .map(|(names, key, value)| Setting::environment(names, key, value))
-                .collect()
-        }),
-        ..Schema::NONE
-    };
+    const SCHEMA: Schema = schema(&[BASE_DOCS[0], BASE_DOCS[1], DOCS]);
 
     fn common(&self) -> &Common {
-        &self.common
+        &self.base.common
     }
 
     fn listen(&self) -> SocketAddr {
-        self.common.listen.map_or_else(|| ([0, 0, 0, 0], 9101).into(), |listen| listen.0)
+        self.base.listen(([0, 0, 0, 0], 9101))
     }
 
     fn check(&self) -> anyhow::Result<()> {
-        self.layout.checked()?;
+        self.base.layout.checked()?;
         self.checked().map(drop)
     }
 }
 
 impl Config {
-    /// The store that is configured; nothing is connected yet.
-    pub fn store(&self) -> anyhow::Result<Store> {
-        Ok(Store::new(self.redis.link(), &self.common.environment, self.layout.checked()?)?)
-    }
-
     /// Checks the bounds.
     pub fn checked(&self) -> anyhow::Result<RouterConfig> {
         let RouterSection { lease_ms, max_held } = self.router;
@@ -76,8 +49,8 @@ impl Config {
             lease,
             tick: lease / 6,
             max_held,
-            retention: Duration::from_secs(self.history.retention_seconds.max(1)),
-            limits: self.queue.limits(),
+            retention: self.base.retention(),
+            limits: self.base.limits(),
         })
     }
 }

@@ -20,15 +20,10 @@ pub mod route;
 
 use std::sync::Arc;
 
-use postroad_daemon::{
-    health,
-    metrics::registry,
-    process::Context,
-    serve::{self, Serving},
-    stop::Stop,
-};
-use postroad_store::{Store, presence::instance_name};
-use serde_json::json;
+use postroad_daemon::{health::Readiness, metrics::registry, process::Context, stop::Stop};
+use postroad_member::life::{self, Side};
+use postroad_store::Store;
+use serde_json::Value;
 use tracing::{info, warn};
 
 use config::{Config, RouterConfig};
@@ -42,34 +37,21 @@ use route::Router;
 /// is; the partitions are released; the instance leaves the list of the living.
 pub async fn run(config: Config, context: Context) -> anyhow::Result<()> {
     let router_config = config.checked()?;
-    let store = config.store()?;
+    let store = config.base.store()?;
     let Context { program, listener, stop, grace, readiness, .. } = context;
-    let mut metrics_registry = registry(program.version);
-    let metrics = Metrics::default();
-    metrics.register(&mut metrics_registry);
-    let app = health::router(readiness.clone(), Arc::new(metrics_registry));
-    let serving = Serving::new(&config.common.http, grace);
-    let http_stop = Stop::new();
-    let http = tokio::spawn({
-        let stop = http_stop.clone();
-        async move { serve::serve(listener, app, serving, &stop).await }
-    });
-
     readiness.set("redis", Err("not reached yet".into()));
-    let prepared = tokio::select! {
-        prepared = store.prepare_patiently() => prepared.map(|_| true)?,
-        () = stop.requested() => false,
-    };
-    if prepared {
-        readiness.set("redis", Ok(()));
-        let me = instance_name(KIND, rand::random());
+    let mut registry = registry(program.version);
+    let metrics = Metrics::default();
+    metrics.register(&mut registry);
+    let side = Side::serve(listener, readiness.clone(), registry, &config.base.common.http, grace);
+
+    if life::prepared(&store, &stop).await? {
+        let me = life::name_of(KIND);
         let holdings = Arc::new(Holdings::default());
         let mut router =
             Router::new(store.clone(), me.clone(), router_config.clone(), Arc::clone(&holdings), metrics);
-        let keeper = tokio::spawn(keep(store.clone(), me.clone(), router_config, holdings, stop.clone(), {
-            let readiness = readiness.clone();
-            move |state| readiness.set("redis", state)
-        }));
+        let keeper =
+            tokio::spawn(keep(store.clone(), me.clone(), router_config, holdings, stop.clone(), readiness));
         router.run(stop.requested()).await;
         let finished = tokio::time::timeout(grace, router.finish()).await;
         if !matches!(finished, Ok(Ok(()))) {
@@ -78,9 +60,7 @@ pub async fn run(config: Config, context: Context) -> anyhow::Result<()> {
         keeper.await?;
         let _ = store.leave(&me).await;
     }
-    http_stop.request();
-    http.await?;
-    Ok(())
+    side.end().await
 }
 
 /// Says each tick that this router lives, renews what it holds and takes what has become free.
@@ -90,31 +70,23 @@ async fn keep(
     config: RouterConfig,
     holdings: Arc<Holdings>,
     stop: Stop,
-    ready: impl Fn(Result<(), String>),
+    readiness: Readiness,
 ) {
-    let about = json!({ "kind": KIND, "version": env!("CARGO_PKG_VERSION"), "format": postroad_store::entry::VERSION });
+    let about = life::about(KIND, Value::Null);
     let mut ill = false;
     loop {
         let round = async {
-            let living = store.announce(&me, &about.to_string()).await?;
+            let living = store.announce(&me, &about).await?;
             ownership::round(&store, &me, &living.of_kind(KIND), &config, &holdings).await
         };
-        match round.await {
-            Ok(()) => {
-                if ill {
-                    info!("Redis is back");
-                }
-                ill = false;
-                ready(Ok(()));
-            }
-            Err(error) => {
-                if !ill {
-                    warn!(%error, "could not renew the partitions");
-                }
-                ill = true;
-                ready(Err(error.to_string()));
-            }
+        let result = round.await;
+        life::redis_is(&readiness, &result);
+        match &result {
+            Ok(()) if ill => info!("Redis is back"),
+            Err(error) if !ill => warn!(%error, "could not renew the partitions"),
+            Ok(()) | Err(_) => {}
         }
+        ill = result.is_err();
         if !stop.sleep(config.tick).await {
             return;
         }

@@ -9,7 +9,7 @@
 //! * `ref` (work queues and dead letters only): `<partition>:<ingress id>`, empty without a history.
 //!
 //! One field rather than many, because each costs on every one of its four ways through a script. In version
-//! 1 the header has the members of [`Header`]; what is as it usually is, is left out. A reader passes over
+//! 1 the header has the members of `Header`; what is as it usually is, is left out. A reader passes over
 //! members that it does not know. A writer that adds one whose neglect would deliver wrongly must raise the
 //! version. `tests/golden` holds records of every past version.
 

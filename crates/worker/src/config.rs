@@ -4,16 +4,12 @@ use std::{net::SocketAddr, time::Duration};
 
 use anyhow::ensure;
 use postroad_daemon::{
-    common::{COMMON_DOCS, Common},
-    config::{Configuration, Docs, Schema, Setting},
+    common::Common,
+    config::{Configuration, Docs, Schema},
 };
+use postroad_member::config::{BASE_DOCS, Base, EGRESS_DOCS, EgressSection, schema};
 use postroad_model::egress::EgressPolicy;
-use postroad_store::{
-    Circuit, LaneLimits, Store,
-    config::{
-        DOCS as STORE_DOCS, HistorySection, LayoutSection, QueueSection, RedisSection, reference_variables,
-    },
-};
+use postroad_store::{Circuit, LaneLimits};
 use serde::{Deserialize, Serialize};
 
 /// Everything that a worker can be told.
@@ -21,26 +17,11 @@ use serde::{Deserialize, Serialize};
 pub struct Config {
     /// What every daemon has.
     #[serde(flatten)]
-    pub common: Common,
-    /// `[redis]`
-    pub redis: RedisSection,
-    /// `[layout]`
-    pub layout: LayoutSection,
-    /// `[history]`
-    pub history: HistorySection,
-    /// `[queue]`
-    pub queue: QueueSection,
+    pub base: Base,
     /// `[egress]`
     pub egress: EgressSection,
     /// `[worker]`
     pub worker: WorkerSection,
-}
-
-/// `[egress]`: which addresses may be called besides the public Internet.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct EgressSection {
-    /// CIDRs.
-    pub allow: Vec<String>,
 }
 
 /// `[worker]`, as it is written.
@@ -90,10 +71,6 @@ impl Default for WorkerSection {
 
 /// What each key does, for the reference page.
 pub const DOCS: Docs = &[
-    (
-        "egress.allow",
-        "CIDRs that callbacks may lead to besides the public Internet, such as `10.2.0.0/16`; comma-separated in the environment",
-    ),
     ("worker.max_in_flight", "the most deliveries that this worker has taken and not settled"),
     (
         "worker.quantum",
@@ -120,28 +97,18 @@ pub const DOCS: Docs = &[
 ];
 
 impl Configuration for Config {
-    const SCHEMA: Schema = Schema {
-        docs: &[COMMON_DOCS, STORE_DOCS, DOCS],
-        foreign: &["ingest", "router", "reprocessor", "auth", "jwt"],
-        derived: Some(|environment| {
-            reference_variables(|name| environment.get(name).map(str::to_owned))
-                .into_iter()
-                .map(|(names, key, value)| Setting::environment(names, key, value))
-                .collect()
-        }),
-        ..Schema::NONE
-    };
+    const SCHEMA: Schema = schema(&[BASE_DOCS[0], BASE_DOCS[1], EGRESS_DOCS, DOCS]);
 
     fn common(&self) -> &Common {
-        &self.common
+        &self.base.common
     }
 
     fn listen(&self) -> SocketAddr {
-        self.common.listen.map_or_else(|| ([0, 0, 0, 0], 9102).into(), |listen| listen.0)
+        self.base.listen(([0, 0, 0, 0], 9102))
     }
 
     fn check(&self) -> anyhow::Result<()> {
-        self.layout.checked()?;
+        self.base.layout.checked()?;
         self.checked().map(drop)
     }
 }
@@ -174,11 +141,6 @@ pub struct WorkerConfig {
 }
 
 impl Config {
-    /// The store that is configured; nothing is connected yet.
-    pub fn store(&self) -> anyhow::Result<Store> {
-        Ok(Store::new(self.redis.link(), &self.common.environment, self.layout.checked()?)?)
-    }
-
     /// Checks the bounds, and that no delivery can still be on its way when its lease runs out.
     pub fn checked(&self) -> anyhow::Result<WorkerConfig> {
         let raw = &self.worker;
@@ -203,8 +165,6 @@ impl Config {
             raw.request_timeout_ms,
         );
         ensure!(raw.sweep_ms >= 50, "worker.sweep_ms = {} must be at least 50", raw.sweep_ms);
-        let egress = EgressPolicy::parse(&self.egress.allow)
-            .map_err(|error| anyhow::anyhow!("egress.allow: {error}"))?;
         let ms = Duration::from_millis;
         Ok(WorkerConfig {
             max_in_flight: raw.max_in_flight,
@@ -220,9 +180,9 @@ impl Config {
                 open: ms(raw.circuit_open_ms),
                 open_max: ms(raw.circuit_open_max_ms),
             },
-            egress,
-            retention: Duration::from_secs(self.history.retention_seconds.max(1)),
-            limits: self.queue.limits(),
+            egress: self.egress.policy()?,
+            retention: self.base.retention(),
+            limits: self.base.limits(),
         })
     }
 }
@@ -255,6 +215,7 @@ mod tests {
     fn an_allow_list_that_is_none_is_refused() {
         let mut config = Config::default();
         config.egress.allow = vec!["everything".into()];
-        assert!(config.check().unwrap_err().to_string().contains("everything"));
+        let error = format!("{:#}", config.check().unwrap_err());
+        assert!(error.contains("egress.allow") && error.contains("everything"), "{error}");
     }
 }

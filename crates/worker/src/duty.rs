@@ -8,6 +8,8 @@ use std::{
     time::Duration,
 };
 
+use postroad_daemon::health::Readiness;
+use postroad_member::life;
 use postroad_model::{
     delivery::{Outcome, judge},
     id::SubscriptionId,
@@ -50,34 +52,27 @@ pub fn lanes_of(me: &str, living: &[String], lanes: u16) -> Vec<u16> {
 }
 
 /// Says once a second that this worker lives, and hears who else does and what time it is.
-pub async fn announce_forever(shared: Shared, living: Living, ready: impl Fn(Result<(), String>)) {
+pub async fn announce_forever(shared: Shared, living: Living, readiness: Readiness) {
     let member = member_name(&shared.me);
     let mut skewed = false;
     loop {
-        let about = json!({
-            "kind": KIND,
-            "version": env!("CARGO_PKG_VERSION"),
-            "format": postroad_store::entry::VERSION,
-            "in_flight": shared.places.taken(),
-        });
+        let about = life::about(KIND, json!({ "in_flight": shared.places.taken() }));
         let before = shared.clock.now_ms();
-        match shared.store.announce(&member, &about.to_string()).await {
-            Ok(members) => {
-                ready(Ok(()));
-                let here = before.midpoint(shared.clock.now_ms());
-                let ahead = i64::try_from(members.now_ms).unwrap_or(0) - i64::try_from(here).unwrap_or(0);
-                shared.redis_ahead_ms.store(ahead, Ordering::Relaxed);
-                shared.metrics.clock_offset_ms.set(ahead);
-                if ahead.abs() > SKEW_MS && !skewed {
-                    warn!(
-                        ahead_ms = ahead,
-                        "this machine's clock and Redis's differ; signatures carry this one's"
-                    );
-                }
-                skewed = ahead.abs() > SKEW_MS;
-                living.set(members.of_kind(KIND));
+        let heard = shared.store.announce(&member, &about).await;
+        life::redis_is(&readiness, &heard);
+        if let Ok(members) = heard {
+            let here = before.midpoint(shared.clock.now_ms());
+            let ahead = i64::try_from(members.now_ms).unwrap_or(0) - i64::try_from(here).unwrap_or(0);
+            shared.redis_ahead_ms.store(ahead, Ordering::Relaxed);
+            shared.metrics.clock_offset_ms.set(ahead);
+            if ahead.abs() > SKEW_MS && !skewed {
+                warn!(
+                    ahead_ms = ahead,
+                    "this machine's clock and Redis's differ; signatures carry this one's"
+                );
             }
-            Err(error) => ready(Err(error.to_string())),
+            skewed = ahead.abs() > SKEW_MS;
+            living.set(members.of_kind(KIND));
         }
         tokio::time::sleep(postroad_store::presence::HEARTBEAT).await;
     }

@@ -29,13 +29,8 @@ use std::{
     time::Duration,
 };
 
-use postroad_daemon::{
-    health,
-    metrics::registry,
-    process::Context,
-    serve::{self, Serving},
-    stop::Stop,
-};
+use postroad_daemon::{health::Readiness, metrics::registry, process::Context, stop::Stop};
+use postroad_member::life::{self, Side};
 use postroad_store::Store;
 use tokio::{
     sync::{RwLock, mpsc},
@@ -58,34 +53,17 @@ use targets::Targets;
 /// instance leaves the list of the living.
 pub async fn run(config: Config, context: Context) -> anyhow::Result<()> {
     let worker_config = config.checked()?;
-    let store = config.store()?;
+    let store = config.base.store()?;
     let Context { program, listener, stop, grace, readiness, clock } = context;
-    let mut metrics_registry = registry(program.version);
-    let metrics = Metrics::default();
-    metrics.register(&mut metrics_registry);
-    let app = health::router(readiness.clone(), Arc::new(metrics_registry));
-    let serving = Serving::new(&config.common.http, grace);
-    let http_stop = Stop::new();
-    let http = tokio::spawn({
-        let stop = http_stop.clone();
-        async move { serve::serve(listener, app, serving, &stop).await }
-    });
-
     readiness.set("redis", Err("not reached yet".into()));
-    let prepared = tokio::select! {
-        prepared = store.prepare_patiently() => prepared.map(|_| true)?,
-        () = stop.requested() => false,
-    };
-    if prepared {
-        let ready = {
-            let readiness = readiness.clone();
-            move |state| readiness.set("redis", state)
-        };
-        work(store, worker_config, metrics, clock, stop, grace, ready).await?;
+    let mut registry = registry(program.version);
+    let metrics = Metrics::default();
+    metrics.register(&mut registry);
+    let side = Side::serve(listener, readiness.clone(), registry, &config.base.common.http, grace);
+    if life::prepared(&store, &stop).await? {
+        work(store, worker_config, metrics, clock, stop, grace, readiness).await?;
     }
-    http_stop.request();
-    http.await?;
-    Ok(())
+    side.end().await
 }
 
 async fn work(
@@ -95,7 +73,7 @@ async fn work(
     clock: postroad_daemon::clock::Clock,
     stop: Stop,
     grace: Duration,
-    ready: impl Fn(Result<(), String>) + Send + 'static,
+    readiness: Readiness,
 ) -> anyhow::Result<()> {
     let me = format!("w-{:012x}", rand::random::<u64>() & 0xffff_ffff_ffff);
     let (settlements, outgoing) = mpsc::unbounded_channel();
@@ -124,7 +102,7 @@ async fn work(
     let living = Living::default();
     let settling = tokio::spawn(settle::settle_forever(shared.clone(), outgoing));
     let mut duties = JoinSet::new();
-    duties.spawn(duty::announce_forever(shared.clone(), living.clone(), ready));
+    duties.spawn(duty::announce_forever(shared.clone(), living.clone(), readiness));
     duties.spawn(duty::promote_forever(shared.clone(), living.clone()));
     duties.spawn(duty::sweep_forever(shared.clone(), living));
     let mut taking = JoinSet::new();

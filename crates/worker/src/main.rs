@@ -28,7 +28,7 @@ struct Args {
 fn main() -> ExitCode {
     let program = Program { name: "postroad-worker", version: env!("CARGO_PKG_VERSION") };
     let check = async |config: Config| {
-        config.store()?.prepare().await?;
+        config.base.store()?.prepare().await?;
         Ok(())
     };
     run_main(program, &Args::parse().common, check, run)

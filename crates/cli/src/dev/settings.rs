@@ -65,9 +65,10 @@ impl Settings {
         let worker = other("--worker-listen", args.worker_listen, 9102);
         let dead_letters = other("--dead-letter-listen", args.dead_letter_listen, 8081);
         let ingest = read::<postroad_ingest::config::Config>(Daemon::Ingest, &sources, api)?;
-        let redis = ingest
-            .origin("redis.url")
-            .map(|origin| NamedRedis { url: ingest.config.redis.url.clone(), origin: origin.to_string() });
+        let redis = ingest.origin("redis.url").map(|origin| NamedRedis {
+            url: ingest.config.base.redis.url.clone(),
+            origin: origin.to_string(),
+        });
         Ok(Self {
             ingest: ingest.config,
             router: read(Daemon::Router, &sources, Some(router))?.config,
@@ -80,7 +81,12 @@ impl Settings {
     /// Sends all daemons to this Redis.
     pub fn use_redis(&mut self, url: &str) {
         let Self { ingest, router, worker, reprocessor, redis: _ } = self;
-        for section in [&mut ingest.redis, &mut router.redis, &mut worker.redis, &mut reprocessor.redis] {
+        for section in [
+            &mut ingest.base.redis,
+            &mut router.base.redis,
+            &mut worker.base.redis,
+            &mut reprocessor.base.redis,
+        ] {
             url.clone_into(&mut section.url);
         }
     }
@@ -176,8 +182,10 @@ mod tests {
         let Settings { ingest, router, worker, reprocessor, redis } = read_with(&line, &variables).unwrap();
         assert_eq!(worker.worker.max_in_flight, 7);
         assert_eq!((router.router.lease_ms, reprocessor.reprocessor.sample), (900, 5));
-        assert_eq!((ingest.queue.max_entries, router.queue.max_entries), (9, 9));
-        for common in [&ingest.common, &router.common, &worker.common, &reprocessor.common] {
+        assert_eq!((ingest.base.queue.max_entries, router.base.queue.max_entries), (9, 9));
+        for common in
+            [&ingest.base.common, &router.base.common, &worker.base.common, &reprocessor.base.common]
+        {
             assert_eq!((common.environment.as_str(), common.log.as_str()), ("x", "debug"));
         }
         assert_eq!(redis, None);
@@ -193,7 +201,7 @@ mod tests {
         std::fs::write(&file, text).unwrap();
         let settings = read_with(&["--config", path, "--set", "worker.quantum=5"], &[]).unwrap();
         assert_eq!((settings.worker.worker.quantum, settings.router.router.max_held), (5, 4));
-        assert_eq!(settings.reprocessor.common.grace_seconds.get(), 9);
+        assert_eq!(settings.reprocessor.base.common.grace_seconds.get(), 9);
         assert!(settings.redis.unwrap().origin.contains("postroad.toml"));
         let settings = read_with(&[], &[("POSTROAD_CONFIG", path)]).unwrap();
         assert_eq!(settings.worker.worker.quantum, 3);
@@ -258,7 +266,7 @@ mod tests {
         let mut settings = read_with(&[], &[]).unwrap();
         settings.use_redis("redis://mine");
         assert_eq!(
-            (settings.ingest.redis.url, settings.worker.redis.url),
+            (settings.ingest.base.redis.url, settings.worker.base.redis.url),
             ("redis://mine".to_owned(), "redis://mine".to_owned())
         );
     }

@@ -105,7 +105,7 @@ impl Stack {
     ) -> anyhow::Result<(Self, Vec<(&'static str, Readiness)>)> {
         let (report, troubles) = mpsc::unbounded_channel();
         let Settings { ingest, router, worker, reprocessor, redis: _ } = settings;
-        let redis_url = mask_url(&ingest.redis.url);
+        let redis_url = mask_url(&ingest.base.redis.url);
         let mut stack = Self {
             api: listeners.api.local_addr()?,
             dead_letters: listeners.dead_letters.local_addr()?,

@@ -95,11 +95,11 @@ impl Road {
     pub async fn new() -> Self {
         let redis = PrivateRedis::start().await.unwrap();
         let mut config = Config::default();
-        config.redis.url = redis.url();
-        config.common.environment = "test".into();
-        (config.layout.partitions, config.layout.lanes) = (1, 4);
-        config.queue.max_entries = 100_000;
-        let store = config.store().unwrap();
+        config.base.redis.url = redis.url();
+        config.base.common.environment = "test".into();
+        (config.base.layout.partitions, config.base.layout.lanes) = (1, 4);
+        config.base.queue.max_entries = 100_000;
+        let store = config.base.store().unwrap();
         store.prepare().await.unwrap();
         let app = App::new(store.clone(), config.checked().unwrap(), Metrics::default(), Clock::system());
         let app = Arc::new(app);
