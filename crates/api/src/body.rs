@@ -10,7 +10,10 @@ use postroad_model::json_scan::{MAX_DEPTH, check_depth};
 use serde::de::{DeserializeOwned, IgnoredAny};
 use serde_json::error::Category;
 
-use crate::error::{ApiError, ApiResult};
+use crate::{
+    error::{ApiError, ApiResult},
+    object::Unique,
+};
 
 /// Reads a body of at most `max_bytes`.
 pub async fn bytes(request: Request, max_bytes: usize) -> ApiResult<Bytes> {
@@ -20,7 +23,7 @@ pub async fn bytes(request: Request, max_bytes: usize) -> ApiResult<Bytes> {
             BodyError::TooSlow => "body_too_slow",
             BodyError::Broken(_) => "body_unreadable",
         };
-        ApiError::new(error.status(), code, error.to_string())
+        ApiError::new(error.status(), code, error.to_string()).with("field", "body")
     })
 }
 
@@ -30,8 +33,23 @@ pub async fn json<T: DeserializeOwned>(request: Request, max_bytes: usize) -> Ap
     parse(&bytes(request, max_bytes).await?)
 }
 
+/// The same, and refuses a body that names anything twice: for calls of which there are few, since the body is
+/// read twice over.
+pub async fn json_unique<T: DeserializeOwned>(request: Request, max_bytes: usize) -> ApiResult<T> {
+    json_type(request.headers())?;
+    let body = bytes(request, max_bytes).await?;
+    let parsed = parse(&body)?;
+    parse::<Unique>(&body)?;
+    Ok(parsed)
+}
+
 /// Refuses a body that says it is something else than JSON.
 pub fn json_type(headers: &HeaderMap) -> ApiResult<()> {
+    if let Some(coding) = headers.get(header::CONTENT_ENCODING)
+        && !coding.as_bytes().eq_ignore_ascii_case(b"identity")
+    {
+        return Err(unsupported("Content-Encoding", "the body is encoded; send JSON as it is".into()));
+    }
     let Some(given) = headers.get(header::CONTENT_TYPE) else { return Ok(()) };
     let essence =
         given.to_str().unwrap_or_default().split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
@@ -39,12 +57,18 @@ pub fn json_type(headers: &HeaderMap) -> ApiResult<()> {
         return Ok(());
     }
     let message = format!("the body is {essence:?}; send JSON with content-type application/json");
-    Err(ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", message))
+    Err(unsupported("Content-Type", message))
+}
+
+fn unsupported(header: &str, message: String) -> ApiError {
+    ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", message).with("field", header)
 }
 
 /// Reads JSON: 400 for what is none, 422 for what is not what the call takes.
 pub fn parse<T: DeserializeOwned>(body: &[u8]) -> ApiResult<T> {
-    let invalid = |message: String| ApiError::new(StatusCode::BAD_REQUEST, "invalid_json", message);
+    let invalid = |message: String| {
+        ApiError::new(StatusCode::BAD_REQUEST, "invalid_json", message).with("field", "body")
+    };
     if body.is_empty() {
         return Err(invalid("the body is empty; send a JSON object".into()));
     }
@@ -53,33 +77,40 @@ pub fn parse<T: DeserializeOwned>(body: &[u8]) -> ApiResult<T> {
     }
     // Else an array would be read as an object's members in their order.
     if body.trim_ascii_start().starts_with(b"[") && serde_json::from_slice::<IgnoredAny>(body).is_ok() {
-        return Err(ApiError::field("body", "is a JSON array; send a JSON object"));
+        return Err(ApiError::field("body", "the body is a JSON array; send a JSON object"));
     }
     let mut reader = serde_json::Deserializer::from_slice(body);
-    let parsed: T = serde_path_to_error::deserialize(&mut reader).map_err(|error| {
-        let field = match error.path().to_string().as_str() {
-            "." => "body".to_owned(),
-            field => field.to_owned(),
-        };
-        match error.inner().classify() {
+    let parsed: T =
+        serde_path_to_error::deserialize(&mut reader).map_err(|error| match error.inner().classify() {
             Category::Data => {
                 let message = error.inner().to_string();
-                let field = named_field(&message).unwrap_or(field);
+                let field = field_at(&error.path().to_string(), &message);
+                let message = if message.contains(&field) { message } else { format!("{field}: {message}") };
                 ApiError::field(field, message)
             }
             Category::Io | Category::Syntax | Category::Eof => {
                 invalid(format!("the body is no JSON: {}", error.inner()))
             }
-        }
-    })?;
+        })?;
     reader.end().map_err(|error| invalid(format!("the body goes on behind its JSON: {error}")))?;
     Ok(parsed)
 }
 
-/// The field that serde names in a message about a field that is unknown or missing.
-fn named_field(message: &str) -> Option<String> {
-    let rest = message.strip_prefix("unknown field `").or_else(|| message.strip_prefix("missing field `"))?;
-    rest.split_once('`').map(|(field, _)| field.to_owned())
+/// Which field it is about. A field that is unknown, missing or doubled is in the message; the path then leads to
+/// the object that it belongs to, or as far as the field itself.
+fn field_at(path: &str, message: &str) -> String {
+    let named = ["unknown field `", "missing field `", "duplicate field `"]
+        .iter()
+        .find_map(|said| message.strip_prefix(said)?.split_once('`'))
+        .map(|(field, _)| field);
+    match (path, named) {
+        (".", None) => "body".to_owned(),
+        (".", Some(field)) => field.to_owned(),
+        (path, Some(field)) if path != field && !path.ends_with(&format!(".{field}")) => {
+            format!("{path}.{field}")
+        }
+        (path, _) => path.to_owned(),
+    }
 }
 
 #[cfg(test)]
@@ -111,11 +142,11 @@ mod tests {
     #[test]
     fn refusals_name_the_field() {
         let field = |name: &str| Some(name.to_owned());
-        assert_eq!(refused(b""), (400, None));
-        assert_eq!(refused(b"not json"), (400, None));
-        assert_eq!(refused(b"{\"name\":\"\xff\"}"), (400, None));
-        assert_eq!(refused(b"{\"name\":\"a\"} x"), (400, None));
-        assert_eq!(refused("[".repeat(10_000).as_bytes()), (400, None));
+        assert_eq!(refused(b""), (400, field("body")));
+        assert_eq!(refused(b"not json"), (400, field("body")));
+        assert_eq!(refused(b"{\"name\":\"\xff\"}"), (400, field("body")));
+        assert_eq!(refused(b"{\"name\":\"a\"} x"), (400, field("body")));
+        assert_eq!(refused("[".repeat(10_000).as_bytes()), (400, field("body")));
         assert_eq!(refused(b"{}"), (422, field("name")));
         assert_eq!(refused(b"[]"), (422, field("body")));
         assert_eq!(refused(b" [\"a\", null]"), (422, field("body")));
@@ -123,6 +154,13 @@ mod tests {
         assert_eq!(refused(b"{\"name\":1}"), (422, field("name")));
         assert_eq!(refused(b"{\"name\":\"a\",\"inner\":{\"count\":-1}}"), (422, field("inner.count")));
         assert_eq!(refused(b"{\"name\":\"a\",\"shape\":1}"), (422, field("shape")));
+        assert_eq!(refused(b"{\"name\":\"a\",\"name\":1}"), (422, field("name")));
+        assert_eq!(refused(b"{\"name\":\"a\",\"inner\":{}}"), (422, field("inner.count")));
+        assert_eq!(refused(b"{\"name\":\"a\",\"inner\":{\"x\":1}}"), (422, field("inner.x")));
+        assert_eq!(
+            refused(b"{\"name\":\"a\",\"inner\":{\"count\":1,\"count\":1}}"),
+            (422, field("inner.count"))
+        );
         assert!(parse::<Thing>(b"{\"name\":\"a\",\"inner\":{\"count\":1}}").is_ok());
     }
 }

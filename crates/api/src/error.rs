@@ -28,6 +28,19 @@ pub struct ApiError {
     pub retry_after: Option<u64>,
 }
 
+/// The most bytes of a message and of a detail: what is refused is repeated to who sent it, but not at any length.
+const MAX_MESSAGE: usize = 1_000;
+const MAX_DETAIL: usize = 200;
+
+fn short(mut text: String, most: usize) -> String {
+    if text.len() > most {
+        let end = (0..=most).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0);
+        text.truncate(end);
+        text.push('…');
+    }
+    text
+}
+
 /// The result of a call.
 pub type ApiResult<T> = Result<T, ApiError>;
 
@@ -44,7 +57,8 @@ struct ErrorResponse<'a> {
 impl ApiError {
     /// A refusal.
     pub fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
-        Self { status, code, message: message.into(), details: Map::new(), retry_after: None }
+        let message = short(message.into(), MAX_MESSAGE);
+        Self { status, code, message, details: Map::new(), retry_after: None }
     }
 
     /// 422: a field's value breaks a rule.
@@ -61,7 +75,11 @@ impl ApiError {
 
     /// Adds a detail.
     pub fn with(mut self, name: &str, value: impl Into<Value>) -> Self {
-        self.details.insert(name.to_owned(), value.into());
+        let value = match value.into() {
+            Value::String(text) => Value::String(short(text, MAX_DETAIL)),
+            value => value,
+        };
+        self.details.insert(name.to_owned(), value);
         self
     }
 

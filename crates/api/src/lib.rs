@@ -8,4 +8,7 @@ pub mod auth;
 pub mod body;
 pub mod caller;
 pub mod error;
+pub mod object;
 pub mod page;
+pub mod path;
+pub mod query;

@@ -32,7 +32,12 @@ pub fn position(cursor: Option<&str>) -> ApiResult<Option<String>> {
         .ok()
         .and_then(|bytes| String::from_utf8(bytes).ok())
         .map(Some)
-        .ok_or_else(|| ApiError::field("cursor", "cursor is none that this server gave; begin without one"))
+        .ok_or_else(strange_cursor)
+}
+
+/// The refusal of a cursor that leads nowhere.
+pub fn strange_cursor() -> ApiError {
+    ApiError::field("cursor", "cursor is none that this server gave; begin without one")
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 use std::{fmt, io, net::SocketAddr, process::ExitCode, time::Duration};
 
 use anyhow::Context as _;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::{
     net::TcpListener,
     runtime::{Builder, Runtime},
@@ -101,6 +102,7 @@ fn try_main<T: Configuration>(
         return Ok(());
     }
     telemetry::init(&config.common().log, config.common().log_format)?;
+    raise_descriptors();
     let runtime = runtime(config.common().threads)?;
     let ended = runtime.block_on(Box::pin(live(program, config, run)));
     // What was handed to other threads must not keep the process from leaving.
@@ -143,6 +145,21 @@ async fn live<T: Configuration>(
     Ok(())
 }
 
+/// Lets this process have as many descriptors as it may: most systems begin with 1,024, which is less than a
+/// busy daemon has connections.
+pub fn raise_descriptors() {
+    let limit = getrlimit(Resource::Nofile);
+    if limit.current != limit.maximum {
+        // Refused, it works with what it has.
+        let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
+    }
+}
+
+/// How many descriptors this process may have.
+pub fn descriptors() -> usize {
+    getrlimit(Resource::Nofile).current.map_or(usize::MAX, |most| usize::try_from(most).unwrap_or(usize::MAX))
+}
+
 /// A runtime with so many threads: 0 is one for each CPU, 1 stays on the calling thread.
 pub fn runtime(threads: usize) -> io::Result<Runtime> {
     let mut builder = match threads {
@@ -153,4 +170,19 @@ pub fn runtime(threads: usize) -> io::Result<Runtime> {
         builder.worker_threads(threads);
     }
     builder.enable_all().build()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn descriptors_are_raised_to_the_most_that_are_allowed() {
+        let limit = getrlimit(Resource::Nofile);
+        let few = Rlimit { current: Some(limit.maximum.map_or(256, |most| most.min(256))), ..limit };
+        setrlimit(Resource::Nofile, few).unwrap();
+        assert!(descriptors() <= 256);
+        raise_descriptors();
+        assert_eq!(getrlimit(Resource::Nofile).current, limit.maximum);
+    }
 }

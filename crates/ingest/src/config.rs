@@ -36,6 +36,8 @@ pub struct IngestSection {
     pub compress_above_bytes: usize,
     /// How long a publish may wait for a Redis that is away.
     pub patience_ms: u64,
+    /// Publishing is refused when Redis uses this much of its memory.
+    pub max_memory_percent: u8,
     /// The most subscriptions of one tenant.
     pub max_subscriptions: u64,
     /// Retries of subscriptions that say nothing about them.
@@ -51,6 +53,7 @@ impl Default for IngestSection {
             max_message_bytes: 256 << 10,
             compress_above_bytes: 16 << 10,
             patience_ms: 2_000,
+            max_memory_percent: 80,
             max_subscriptions: 100_000,
             max_retries,
             retry_delay_seconds: retry_delay_ms / 1_000,
@@ -65,6 +68,10 @@ pub const DOCS: Docs = &[
     (
         "ingest.patience_ms",
         "milliseconds that a publish may wait for a Redis that is away before it is answered with 503",
+    ),
+    (
+        "ingest.max_memory_percent",
+        "publishing is refused with 503 while Redis uses this much of its `maxmemory`, so that what was accepted has room to get through; 1 to 100",
     ),
     ("ingest.max_subscriptions", "the most subscriptions that one tenant may have"),
     ("ingest.max_retries", "retries of subscriptions that say nothing about them"),
@@ -101,6 +108,8 @@ pub struct IngestConfig {
     pub compress_above_bytes: usize,
     /// How long a publish may wait for a Redis that is away.
     pub patience: Duration,
+    /// Publishing is refused when Redis uses this much of its memory.
+    pub max_memory_percent: u8,
     /// The most subscriptions of one tenant.
     pub max_subscriptions: u64,
     /// The retry policy of subscriptions that say nothing about it.
@@ -125,6 +134,16 @@ impl Config {
             raw.max_message_bytes
         );
         ensure!(
+            (1..=100).contains(&raw.max_memory_percent),
+            "ingest.max_memory_percent = {} must be 1 to 100",
+            raw.max_memory_percent
+        );
+        ensure!(
+            raw.patience_ms >= 100,
+            "ingest.patience_ms = {} must be at least 100: storing a message takes its time",
+            raw.patience_ms
+        );
+        ensure!(
             raw.max_retries <= RetryPolicy::MAX_RETRIES,
             "ingest.max_retries = {} must be at most {}",
             raw.max_retries,
@@ -134,6 +153,7 @@ impl Config {
             max_message_bytes: raw.max_message_bytes,
             compress_above_bytes: raw.compress_above_bytes,
             patience: Duration::from_millis(raw.patience_ms),
+            max_memory_percent: raw.max_memory_percent,
             max_subscriptions: raw.max_subscriptions,
             retry: RetryPolicy {
                 max_retries: raw.max_retries,

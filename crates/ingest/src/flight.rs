@@ -4,7 +4,8 @@
 //! Messages whose partition is ours to choose all go where the next flight goes, so that a flight is one
 //! script and not one for each partition; the next flight goes to the next partition.
 //! When Redis is away a flight is repeated for a while, which is safe for every message whose id is
-//! remembered: the first time counts.
+//! remembered: the first time counts. A caller waits no longer than its patience, however long the flights before
+//! its own take; who has gone by take-off stays behind.
 
 use std::{
     collections::BTreeMap,
@@ -12,22 +13,34 @@ use std::{
         Arc,
         atomic::{AtomicU16, Ordering},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use postroad_store::{Acceptance, Accepted, Backoff, Store, StoreError};
-use tokio::sync::{mpsc, oneshot};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::{Instant, sleep, timeout_at},
+};
 
-/// The most messages in one flight.
+use crate::admission::Admission;
+
+/// With so many messages a flight is full; a bulk is never divided.
 const MOST: usize = 1_000;
+/// With so many bytes a flight is full.
+const MOST_BYTES: usize = 4 << 20;
 /// The most messages that one script takes at a time, so that none runs for long.
 const PER_SCRIPT: usize = 200;
+
+/// With less than this left, no other try is made.
+const LAST_CALL: Duration = Duration::from_millis(50);
 
 /// What became of each message, in order.
 pub type Landed = Vec<Result<Accepted, StoreError>>;
 
 struct Boarding {
     messages: Vec<(u16, Acceptance)>,
+    /// Until when it is waited for.
+    deadline: Instant,
     landed: oneshot::Sender<Landed>,
 }
 
@@ -36,16 +49,18 @@ struct Boarding {
 pub struct Gate {
     boarding: mpsc::UnboundedSender<Boarding>,
     next: Arc<AtomicU16>,
+    admission: Arc<Admission>,
+    patience: Duration,
 }
 
 impl Gate {
     /// Opens it. The task ends when every gate is gone.
-    pub fn open(store: Store, window: Duration, patience: Duration) -> Self {
+    pub fn open(store: Store, admission: Arc<Admission>, window: Duration, patience: Duration) -> Self {
         let (boarding, receiver) = mpsc::unbounded_channel();
         // Instances begin apart, so that they do not go round in step.
         let next = Arc::new(AtomicU16::new(rand::random::<u16>() % store.layout().partitions));
-        tokio::spawn(fly_forever(store, receiver, Arc::clone(&next), window, patience));
-        Self { boarding, next }
+        tokio::spawn(fly_forever(store, receiver, Arc::clone(&next), window));
+        Self { boarding, next, admission, patience }
     }
 
     /// The partition that the next flight goes to.
@@ -56,12 +71,19 @@ impl Gate {
     /// Stores messages, each in its partition. Returns once Redis holds them, or says why not.
     pub async fn store(&self, messages: Vec<(u16, Acceptance)>) -> Landed {
         let count = messages.len();
-        let (landed, result) = oneshot::channel();
-        let gone = || (0..count).map(|_| Err(StoreError::Unavailable("stopping".into()))).collect();
-        if self.boarding.send(Boarding { messages, landed }).is_err() {
-            return gone();
+        if let Err(full) = self.admission.check() {
+            return (0..count).map(|_| Err(full.clone())).collect();
         }
-        result.await.unwrap_or_else(|_| gone())
+        let (landed, result) = oneshot::channel();
+        let away = |why: &str| (0..count).map(|_| Err(StoreError::Unavailable(why.into()))).collect();
+        let deadline = Instant::now() + self.patience;
+        if self.boarding.send(Boarding { messages, deadline, landed }).is_err() {
+            return away("stopping");
+        }
+        match timeout_at(deadline, result).await {
+            Ok(landed) => landed.unwrap_or_else(|_| away("stopping")),
+            Err(_) => away("no answer in time"),
+        }
     }
 }
 
@@ -70,19 +92,26 @@ async fn fly_forever(
     mut boarding: mpsc::UnboundedReceiver<Boarding>,
     next: Arc<AtomicU16>,
     window: Duration,
-    patience: Duration,
 ) {
     let window_ms = u64::try_from(window.as_millis()).unwrap_or(u64::MAX);
-    let mut parties = Vec::new();
-    while boarding.recv_many(&mut parties, MOST).await > 0 {
+    while let Some(first) = boarding.recv().await {
         next.store((next.load(Ordering::Relaxed) + 1) % store.layout().partitions, Ordering::Relaxed);
         let mut seats: Vec<(u16, Acceptance)> = Vec::new();
-        let mut landings = Vec::with_capacity(parties.len());
-        for party in parties.drain(..) {
-            landings.push((party.messages.len(), party.landed));
-            seats.extend(party.messages);
+        let mut landings = Vec::new();
+        let mut deadline = Instant::now();
+        let mut bytes = 0;
+        let mut party = Some(first);
+        while let Some(Boarding { messages, deadline: until, landed }) = party {
+            if !landed.is_closed() {
+                deadline = deadline.max(until);
+                bytes += messages.iter().map(|(_, message)| message.entry.size()).sum::<usize>();
+                landings.push((messages.len(), landed));
+                seats.extend(messages);
+            }
+            let has_room = seats.len() < MOST && bytes < MOST_BYTES;
+            party = if has_room { boarding.try_recv().ok() } else { None };
         }
-        let mut results = fly(&store, seats, window_ms, patience).await.into_iter();
+        let mut results = fly(&store, seats, window_ms, deadline).await.into_iter();
         for (count, landed) in landings {
             // A caller that has gone does not mind.
             let _ = landed.send(results.by_ref().take(count).collect());
@@ -90,9 +119,8 @@ async fn fly_forever(
     }
 }
 
-/// Flies until every message has landed or patience has run out.
-async fn fly(store: &Store, seats: Vec<(u16, Acceptance)>, window_ms: u64, patience: Duration) -> Landed {
-    let deadline = Instant::now() + patience;
+/// Flies until every message has landed or it is too late for all of them.
+async fn fly(store: &Store, seats: Vec<(u16, Acceptance)>, window_ms: u64, deadline: Instant) -> Landed {
     let mut backoff = Backoff::default();
     let mut landed: Vec<Option<Result<Accepted, StoreError>>> = seats.iter().map(|_| None).collect();
     let mut waiting: Vec<(usize, u16, Acceptance)> = seats
@@ -107,6 +135,7 @@ async fn fly(store: &Store, seats: Vec<(u16, Acceptance)>, window_ms: u64, patie
             Err(error) => flight.iter().map(|_| Err(error.clone())).collect(),
         };
         waiting = Vec::new();
+        let left = deadline.saturating_duration_since(Instant::now());
         for (((partition, messages), seats), answer) in flight.into_iter().zip(order).zip(answers) {
             match answer {
                 Ok(results) => {
@@ -115,7 +144,7 @@ async fn fly(store: &Store, seats: Vec<(u16, Acceptance)>, window_ms: u64, patie
                     }
                 }
                 Err(error) => {
-                    let again = matches!(error, StoreError::Unavailable(_)) && Instant::now() < deadline;
+                    let again = matches!(error, StoreError::Unavailable(_)) && left > LAST_CALL;
                     for (seat, mut message) in seats.into_iter().zip(messages) {
                         // Whether it was stored is unknown: only a remembered id tells.
                         if again && message.remember {
@@ -132,7 +161,8 @@ async fn fly(store: &Store, seats: Vec<(u16, Acceptance)>, window_ms: u64, patie
             let missing = || Err(StoreError::Reply("a message without an answer".into()));
             return landed.into_iter().map(|result| result.unwrap_or_else(missing)).collect();
         }
-        backoff.wait().await;
+        // The last try is before the deadline: what nobody waits for should not be stored.
+        sleep(backoff.next_delay().min(left / 2)).await;
     }
 }
 

@@ -7,6 +7,7 @@
 //! one with the same id delivers nothing twice. It keeps no state of its own: any number of instances may
 //! run, and a caller may speak to a different one each time.
 
+pub mod admission;
 pub mod calls;
 pub mod config;
 pub mod flight;
@@ -35,6 +36,7 @@ use postroad_daemon::{
 use postroad_member::life;
 use postroad_store::Store;
 
+use admission::Admission;
 use config::{Config, IngestConfig};
 use flight::Gate;
 use metrics::Metrics;
@@ -109,28 +111,40 @@ pub async fn run(config: Config, context: Context) -> anyhow::Result<()> {
     metrics.register(&mut metrics_registry);
     let serving = Serving::new(&config.base.common.http, grace);
     serving.metrics.register(&mut metrics_registry);
+    let admission = Arc::new(Admission::new(ingest_config.max_memory_percent));
     let app = Arc::new(App {
-        gate: Gate::open(store.clone(), ingest_config.retention, ingest_config.patience),
+        gate: Gate::open(
+            store.clone(),
+            Arc::clone(&admission),
+            ingest_config.retention,
+            ingest_config.patience,
+        ),
         store: store.clone(),
         config: ingest_config,
         metrics,
         clock,
         started: Instant::now(),
     });
-    let http =
-        config.auth.guard(router(app).merge(health::router(readiness.clone(), Arc::new(metrics_registry))));
+    let side = health::router(readiness.clone(), Arc::new(metrics_registry));
+    let side = side.method_not_allowed_fallback(no_such_method);
+    let http = config.auth.guard(router(app).merge(side));
     readiness.set("redis", Err("not reached yet".into()));
-    let presence = tokio::spawn(be_present(store, stop.clone(), readiness));
+    let presence = tokio::spawn(be_present(store, admission, stop.clone(), readiness));
     serve::serve(listener, http, serving, &stop).await;
     presence.await??;
     Ok(())
 }
 
-/// Checks Redis, then says once a second that this instance lives.
-async fn be_present(store: Store, stop: Stop, readiness: Readiness) -> anyhow::Result<()> {
+/// Checks Redis, then says once a second that this instance lives and looks at how full Redis is.
+async fn be_present(
+    store: Store,
+    admission: Arc<Admission>,
+    stop: Stop,
+    readiness: Readiness,
+) -> anyhow::Result<()> {
     if life::prepared(&store, &stop).await? {
         let me = life::name_of(KIND);
-        life::announce(&store, &me, KIND, &stop, &readiness).await;
+        tokio::join!(life::announce(&store, &me, KIND, &stop, &readiness), admission.watch(&store, &stop),);
         let _ = store.leave(&me).await;
     }
     Ok(())

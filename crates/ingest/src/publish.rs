@@ -9,6 +9,7 @@ use bytes::Bytes;
 use postroad_api::{
     caller::Caller,
     error::{ApiError, ApiResult},
+    object,
 };
 use postroad_model::{
     id::{Kind, MessageId, mint_in_partition},
@@ -32,7 +33,7 @@ pub struct PublishMessageRequest {
     /// An object, a string, or bytes as base64 with `metadata.content_encoding: "base64"`.
     pub payload: Box<RawValue>,
     /// Everything in it may be left out.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "object::only")]
     pub metadata: Option<MetadataRequest>,
     /// Who publishes; the caller by default.
     #[serde(default)]
@@ -69,6 +70,7 @@ pub struct MetadataRequest {
     /// When it was published.
     pub timestamp: Option<Time>,
     /// Free headers.
+    #[serde(deserialize_with = "object::unique")]
     pub headers: Option<Map<String, Value>>,
 }
 
@@ -79,7 +81,7 @@ pub struct PublishMessageResponse {
     pub success: bool,
     /// The message's id; empty where it was refused without one.
     pub message_id: String,
-    /// The channel.
+    /// The channel; empty where it was refused without one.
     pub channel: String,
     /// When it was accepted.
     pub timestamp: Time,
@@ -90,6 +92,9 @@ pub struct PublishMessageResponse {
     /// For programs.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error_code: Option<&'static str>,
+    /// The status code that it would have been answered with alone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub status_code: Option<u16>,
     /// The id was there before; this is the first one's result.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub duplicate: bool,
@@ -297,9 +302,6 @@ impl Checked {
 /// The id that an `Idempotency-Key` stands for.
 fn derived_id(kind: Kind, caller: &Caller, key: &str) -> ApiResult<MessageId> {
     use std::fmt::Write;
-    if key.is_empty() || key.len() > 255 {
-        return Err(ApiError::field("Idempotency-Key", "Idempotency-Key must be 1 to 255 bytes long"));
-    }
     let digest = Sha256::new()
         .chain_update(b"idempotency-key\0")
         .chain_update(caller.tenant.as_str())

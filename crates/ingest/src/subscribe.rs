@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use postroad_api::{
     caller::Caller,
     error::{ApiError, ApiResult},
+    object,
 };
 use postroad_model::{
     egress::{CallbackUrl, EgressPolicy, check_callback_headers},
@@ -58,7 +59,7 @@ pub struct SubscriptionRequest {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry_delay: Option<f64>,
     /// The same, and the multiplier, in one.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "object::only")]
     pub retry_policy: Option<RetryPolicyRequest>,
     /// The most unacknowledged deliveries at a time, over all workers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -150,15 +151,19 @@ pub fn patch(
             policy.remove(other);
         }
     }
-    merge(&mut request, patch);
+    merge(&mut request, patch, true);
     let request = postroad_api::body::parse(Value::Object(request).to_string().as_bytes())?;
     let wish = Wish::check(request, config)?;
     Ok(wish.onto(Subscription { updated_at: Time::from_millis(now_ms), ..current }))
 }
 
-fn merge(target: &mut Map<String, Value>, patch: &Map<String, Value>) {
+fn merge(target: &mut Map<String, Value>, patch: &Map<String, Value>, known: bool) {
     for (name, value) in patch {
         match value {
+            // What is known by name stays, so that a name that is not is refused with null as with anything.
+            Value::Null if known => {
+                target.insert(name.clone(), Value::Null);
+            }
             Value::Null => {
                 target.remove(name);
             }
@@ -169,7 +174,7 @@ fn merge(target: &mut Map<String, Value>, patch: &Map<String, Value>) {
                     *entry = json!({});
                 }
                 if let Value::Object(target) = entry {
-                    merge(target, inner);
+                    merge(target, inner, name != "headers");
                 }
             }
             other => {
@@ -240,8 +245,8 @@ impl Wish {
         };
         let policy = request.retry_policy.as_ref();
         let retry = retry_policy(
-            request.max_retries.or_else(|| policy.and_then(|policy| policy.max_retries)),
-            request.retry_delay.or_else(|| policy.and_then(|policy| policy.retry_delay)),
+            either(request.max_retries, policy.and_then(|policy| policy.max_retries)),
+            either(request.retry_delay, policy.and_then(|policy| policy.retry_delay)),
             policy.and_then(|policy| policy.backoff_multiplier),
             config.retry,
         )?;
@@ -291,20 +296,25 @@ fn channels(channel: Option<&str>, pattern: Option<&str>) -> ApiResult<Channels>
     }
 }
 
+/// What stands beside `retry_policy` or in it, and before its name what it stands in.
+fn either<T>(beside: Option<T>, within: Option<T>) -> Option<(&'static str, T)> {
+    beside.map(|value| ("", value)).or_else(|| within.map(|value| ("retry_policy.", value)))
+}
+
 fn retry_policy(
-    max_retries: Option<u32>,
-    delay_seconds: Option<f64>,
+    max_retries: Option<(&str, u32)>,
+    delay_seconds: Option<(&str, f64)>,
     multiplier: Option<f64>,
     default: RetryPolicy,
 ) -> ApiResult<RetryPolicy> {
-    let max_retries = max_retries.unwrap_or(default.max_retries);
+    let (within, max_retries) = max_retries.unwrap_or(("", default.max_retries));
     if max_retries > RetryPolicy::MAX_RETRIES {
         let message = format!("max_retries = {max_retries} must be at most {}", RetryPolicy::MAX_RETRIES);
-        return Err(ApiError::field("max_retries", message));
+        return Err(ApiError::field(format!("{within}max_retries"), message));
     }
     let retry_delay_ms = match delay_seconds {
         None => default.retry_delay_ms,
-        Some(seconds) if (0.0..=MAX_DELAY_SECONDS).contains(&seconds) => {
+        Some((_, seconds)) if (0.0..=MAX_DELAY_SECONDS).contains(&seconds) => {
             #[expect(
                 clippy::cast_possible_truncation,
                 clippy::cast_sign_loss,
@@ -313,9 +323,9 @@ fn retry_policy(
             let ms = (seconds * 1_000.0).round() as u64;
             ms
         }
-        Some(seconds) => {
+        Some((within, seconds)) => {
             let message = format!("retry_delay = {seconds} must be 0 to {MAX_DELAY_SECONDS} seconds");
-            return Err(ApiError::field("retry_delay", message));
+            return Err(ApiError::field(format!("{within}retry_delay"), message));
         }
     };
     let backoff_multiplier = multiplier.unwrap_or(default.backoff_multiplier);

@@ -256,7 +256,8 @@ pub fn judge(
 }
 
 fn failed(policy: &RetryPolicy, before: Progress, not_before_ms: u64, jitter: f64) -> Verdict {
-    let progress = Progress { attempts: before.attempts + 1, ..before };
+    // An attempt that came to its end shows that this delivery kills no workers.
+    let progress = Progress { attempts: before.attempts + 1, reclaims: 0 };
     let place = if progress.attempts >= policy.max_attempts() {
         Place::Dead(DeadReason::RetriesExhausted)
     } else {
@@ -327,6 +328,19 @@ mod tests {
     }
 
     #[test]
+    fn words_are_those_that_are_stored() {
+        use Failure::{Blocked, Broken, Connect, Dns, Timeout, Tls};
+        for failure in [Timeout, Connect, Dns, Tls, Broken, Blocked] {
+            assert_eq!(serde_json::to_value(failure).unwrap(), failure.as_str());
+        }
+        for reason in DeadReason::ALL {
+            assert_eq!(serde_json::to_value(reason).unwrap(), reason.as_str());
+            assert_eq!(DeadReason::parse(reason.as_str()), Some(reason));
+        }
+        assert_eq!(DeadReason::parse("moonlight"), None);
+    }
+
+    #[test]
     fn every_outcome_leads_somewhere() {
         use DeadReason::{Expired, Rejected, RetriesExhausted, WorkerLost};
         use Place::{Again, AwaitingAck, Dead, Later, Settled};
@@ -339,6 +353,7 @@ mod tests {
             (true,  at(0, 0), answered(302),                       later(1_000),           at(1, 0)),
             (true,  at(0, 0), answered(404),                       later(1_000),           at(1, 0)),
             (true,  at(1, 0), answered(500),                       later(3_000),           at(2, 0)),
+            (true,  at(0, 4), answered(500),                       later(1_000),           at(1, 0)),
             (true,  at(2, 0), answered(500),                       Dead(RetriesExhausted), at(3, 0)),
             (true,  at(0, 0), answered(410),                       Again,                  at(0, 0)),
             (true,  at(2, 0), answered(410),                       Again,                  at(2, 0)),

@@ -266,6 +266,9 @@ fn check_address(address: IpAddr, policy: &EgressPolicy) -> Result<(), UrlError>
     if policy.permits(address) { Ok(()) } else { Err(UrlError::Refused(address.to_string())) }
 }
 
+/// Domains that do not exist on the public Internet: ICANN's `internal`, RFC 6762, RFC 8375.
+const PRIVATE_DOMAINS: [&str; 3] = ["internal", "local", "home.arpa"];
+
 /// `name` is what `url` made of a domain: lower case, punycode, free of forbidden characters.
 fn check_name(name: &str, policy: &EgressPolicy) -> Result<(), UrlError> {
     if name.len() > 253 {
@@ -278,6 +281,13 @@ fn check_name(name: &str, policy: &EgressPolicy) -> Result<(), UrlError> {
     let loopback: [IpAddr; 2] = [Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()];
     let is_local = name == "localhost" || name.ends_with(".localhost");
     if is_local && !loopback.into_iter().any(|address| policy.permits(address)) {
+        return Err(UrlError::Refused(name.to_owned()));
+    }
+    // What they resolve to is judged when connecting; where nothing private is allowed they are hopeless.
+    let is_private = PRIVATE_DOMAINS
+        .iter()
+        .any(|domain| name.strip_suffix(domain).is_some_and(|rest| rest.is_empty() || rest.ends_with('.')));
+    if is_private && policy.allow.is_empty() {
         return Err(UrlError::Refused(name.to_owned()));
     }
     Ok(())
@@ -520,6 +530,12 @@ mod tests {
             ("http://ⓛocalhost/",                 "refused localhost",        "http://localhost/"),
             ("http://local\u{ad}host/",           "refused localhost",        "http://localhost/"),
             ("http://localhost../",               "host",                     ""),
+            ("http://metadata.google.internal/",  "refused metadata.google.internal", "http://metadata.google.internal/"),
+            ("http://PRINTER.local./",            "refused printer.local",    "http://printer.local/"),
+            ("http://nas.home.arpa/",             "refused nas.home.arpa",    "http://nas.home.arpa/"),
+            ("http://internal/",                  "refused internal",         "http://internal/"),
+            ("http://not-internal/",              "http://not-internal/",     ""),
+            ("http://internal.example.com/",      "http://internal.example.com/", ""),
             ("http://127.0.0.1\\@example.com/",   "character",                ""),
             ("http://example.com\t/",             "character",                ""),
             ("http://exa\nmple.com/",             "character",                ""),

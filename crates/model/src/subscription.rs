@@ -199,6 +199,42 @@ impl fmt::Debug for Subscription {
 mod tests {
     use super::*;
 
+    /// A record as the first release wrote it, with a secret in every place that may hold one.
+    const RECORD: &str = r#"{"id":"sub_1","tenant":"default","service_name":"billing","channel":"orders",
+        "callback_url":"https://billing.example.com/in","headers":{"x-api-key":"hush"},
+        "secrets":[{"value":"whsec_aHVzaGh1c2hodXNoaHVzaGh1c2hodXNoaHVzaA==","created_at":"2026-01-01T00:00:00Z",
+        "expires_at":null}],"retry":{"max_retries":3,"retry_delay_ms":60000,"backoff_multiplier":2.0},
+        "auto_ack":true,"ack_timeout":30,"batch_size":1,"prefetch_count":32,"status":"active",
+        "created_at":"2026-01-01T00:00:00Z","updated_at":"2026-01-01T00:00:00Z"}"#;
+
+    #[test]
+    fn a_record_without_later_members_is_read() {
+        let subscription: Subscription = serde_json::from_str(RECORD).unwrap();
+        assert_eq!((subscription.ordered, subscription.rate_limit), (false, None));
+        assert_eq!((subscription.format, subscription.dead_letter_queue.as_ref()), (Format::Native, None));
+        assert_eq!(subscription.channel_pattern(), "orders");
+        let again = serde_json::to_string(&subscription).unwrap();
+        assert_eq!(serde_json::from_str::<Subscription>(&again).unwrap(), subscription);
+        let pattern = RECORD.replace(r#""channel":"orders""#, r#""pattern":"orders.*""#);
+        let subscription: Subscription = serde_json::from_str(&pattern).unwrap();
+        assert_eq!(subscription.channel_pattern(), "orders.*");
+    }
+
+    #[test]
+    fn logs_show_neither_secrets_nor_headers() {
+        let subscription: Subscription = serde_json::from_str(RECORD).unwrap();
+        let shown = format!("{subscription:?}");
+        assert!(shown.contains("sub_1") && shown.contains("billing"), "{shown}");
+        for secret in ["hush", "whsec", "aHVz", "x-api-key"] {
+            assert!(!shown.contains(secret), "{shown}");
+        }
+    }
+
+    #[test]
+    fn the_default_policy_tries_four_times() {
+        assert_eq!(RetryPolicy::default().max_attempts(), 4);
+    }
+
     #[test]
     fn delays_grow_to_the_ceiling() {
         let policy = RetryPolicy { max_retries: 20, retry_delay_ms: 60_000, backoff_multiplier: 2.0 };

@@ -30,7 +30,9 @@ impl Catalog {
     /// Takes in everything that has changed. Called after a batch was read and before it is matched, so
     /// that a subscription which was answered before a message was published gets it.
     pub async fn follow(&mut self, store: &Store) -> Result<(), StoreError> {
-        let (changes, version) = store.changes(self.version).await?;
+        let Some((changes, version)) = store.changes(self.version).await? else {
+            return self.reload(store).await;
+        };
         for change in changes {
             match change {
                 Change::Put(versioned) => self.put(*versioned),
@@ -45,12 +47,17 @@ impl Catalog {
         Ok(())
     }
 
-    /// Loads everything anew if the change stream no longer leads on from where this catalog stands.
+    /// Follows, also where Redis has forgotten what this catalog knows.
     pub async fn check(&mut self, store: &Store) -> Result<(), StoreError> {
-        if store.changes_lost(self.version).await? {
-            warn!(version = %self.version, "the change stream was trimmed or lost; loading the subscriptions anew");
-            *self = Self::load(store).await?;
+        if store.newest_change().await? < self.version {
+            return self.reload(store).await;
         }
+        self.follow(store).await
+    }
+
+    async fn reload(&mut self, store: &Store) -> Result<(), StoreError> {
+        warn!(version = %self.version, "changes of subscriptions are missing; loading all anew");
+        *self = Self::load(store).await?;
         Ok(())
     }
 

@@ -44,12 +44,18 @@ impl Config {
         let RouterSection { lease_ms, max_held } = self.router;
         ensure!((300..=60_000).contains(&lease_ms), "router.lease_ms = {lease_ms} must be 300 to 60000");
         ensure!(max_held > 0, "router.max_held = 0 must be at least 1");
+        let max_memory_percent = self.base.history.max_memory_percent;
+        ensure!(
+            (1..=100).contains(&max_memory_percent),
+            "history.max_memory_percent = {max_memory_percent} must be 1 to 100"
+        );
         let lease = Duration::from_millis(lease_ms);
         Ok(RouterConfig {
             lease,
             tick: lease / 6,
             max_held,
             retention: self.base.retention(),
+            max_memory_percent,
             limits: self.base.limits(),
         })
     }
@@ -81,6 +87,8 @@ pub struct RouterConfig {
     pub max_held: usize,
     /// How long history and traces are kept.
     pub retention: Duration,
+    /// Above this much of Redis's memory, history is let go before its time.
+    pub max_memory_percent: u8,
     /// The bounds of a subscription's queue, for settings that a lane lacks.
     pub limits: LaneLimits,
 }

@@ -10,6 +10,8 @@ use prometheus_client::{
 pub struct Metrics {
     /// Partitions held.
     pub partitions: Gauge,
+    /// Partitions that are not read on, since too much of theirs waits for lanes that are ill.
+    pub paused: Gauge,
     /// Subscriptions known.
     pub subscriptions: Gauge,
     /// Messages matched.
@@ -32,6 +34,11 @@ impl Metrics {
     /// Registers everything.
     pub fn register(&self, registry: &mut Registry) {
         registry.register("postroad_router_partitions", "Partitions held", self.partitions.clone());
+        registry.register(
+            "postroad_router_partitions_paused",
+            "Partitions that are not read on: too much of theirs waits for lanes that take nothing",
+            self.paused.clone(),
+        );
         registry.register("postroad_router_subscriptions", "Subscriptions known", self.subscriptions.clone());
         registry.register("postroad_messages_routed", "Messages matched", self.routed.clone());
         registry.register(

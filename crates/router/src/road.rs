@@ -63,6 +63,8 @@ pub struct Road {
     pub sent: BTreeMap<u16, StreamId>,
 }
 
+/// The most bytes of one partition that may wait for lanes.
+const HELD_BYTES: usize = 32 << 20;
 /// The most bytes that one link may carry, so that no script runs for long.
 const LINK_BYTES: usize = 1 << 20;
 
@@ -78,9 +80,10 @@ impl Road {
         self.chains.entry(lane).or_default().pending.push_back(parcel);
     }
 
-    /// Entries that wait for some lane.
-    pub fn held(&self) -> usize {
-        self.chains.values().map(|chain| chain.pending.len()).sum()
+    /// Whether as many entries wait for some lane as may, or as many bytes.
+    pub fn is_full(&self, max_held: usize) -> bool {
+        let waiting = || self.chains.values().flat_map(|chain| &chain.pending);
+        waiting().count() >= max_held || waiting().map(Parcel::size).sum::<usize>() >= HELD_BYTES
     }
 
     /// Up to where every entry is in its queues.
@@ -121,13 +124,6 @@ impl Road {
         Some(ChainLink { partition, prev: chain.prev, last, entries })
     }
 
-    /// A link without entries: asks whether the lane still has everything that it got.
-    pub fn question(&self, partition: u16, lane: u16) -> Option<ChainLink<'static>> {
-        let chain = self.chains.get(&lane)?;
-        let asked = chain.is_idle() && chain.prev != StreamId::ZERO;
-        asked.then(|| ChainLink { partition, prev: chain.prev, last: chain.prev, entries: Vec::new() })
-    }
-
     /// The lane has taken everything up to `last`, now or before.
     pub fn taken(&mut self, lane: u16, last: StreamId) {
         let chain = self.chains.entry(lane).or_default();
@@ -143,6 +139,9 @@ impl Road {
     /// The lane lacks what lies behind its mark: these parcels, which are put before what waits.
     pub fn lost(&mut self, lane: u16, mark: StreamId, parcels: Vec<Parcel>) {
         let chain = self.chains.entry(lane).or_default();
+        // What the parcels cover waits twice otherwise.
+        let upto = chain.prev;
+        chain.pending.retain(|parcel| parcel.accepted.id > upto);
         chain.had = chain.had.max(chain.prev);
         chain.prev = mark;
         for parcel in parcels.into_iter().rev() {
@@ -154,6 +153,18 @@ impl Road {
     pub fn news(&self) -> Option<(StreamId, BTreeMap<u16, StreamId>)> {
         let routed = self.routed();
         (routed > self.told || !self.sent.is_empty()).then(|| (routed, self.sent.clone()))
+    }
+
+    /// Everything is to be told again: what Redis was told may be lost.
+    pub fn tell_again(&mut self) {
+        self.told = StreamId::ZERO;
+        for (lane, chain) in &self.chains {
+            // While a lane is sent again what it lost, the next owner must know what it once had.
+            let had = chain.prev.max(chain.had);
+            if had > StreamId::ZERO {
+                self.sent.insert(*lane, had);
+            }
+        }
     }
 
     /// Redis was told.
@@ -205,7 +216,30 @@ mod tests {
         assert_eq!(road.routed(), StreamId { ms: 6, seq: u64::MAX });
         road.taken(1, id(7));
         assert_eq!(road.routed(), id(9));
-        assert_eq!(road.held(), 0);
+        assert!(!road.is_full(1));
+    }
+
+    #[test]
+    fn a_road_is_full_by_entries_and_by_bytes() {
+        let mut road = Road::new(1, id(5), &[]);
+        road.add(0, parcel(6, 1));
+        assert!(road.is_full(1) && !road.is_full(2));
+        road.add(1, parcel(7, HELD_BYTES));
+        assert!(road.is_full(3));
+    }
+
+    #[test]
+    fn all_is_told_again() {
+        let mut road = Road::new(1, id(5), &[(3, id(2))]);
+        road.position = id(6);
+        road.told(id(6), &[]);
+        assert!(road.news().is_none());
+        road.tell_again();
+        assert_eq!(road.news().unwrap(), (id(6), BTreeMap::from([(3, id(2))])));
+        // A lane that lost its tail: its next owner must learn what it had.
+        road.lost(3, id(1), vec![parcel(2, 1)]);
+        road.tell_again();
+        assert_eq!(road.news().unwrap().1, BTreeMap::from([(3, id(2))]));
     }
 
     #[test]
@@ -220,9 +254,7 @@ mod tests {
         assert_eq!(road.link(7, 3).unwrap().prev, id(10));
         road.taken(3, id(13));
         assert!(road.link(7, 3).is_none());
-        let question = road.question(7, 3).unwrap();
-        assert_eq!((question.prev, question.last), (id(13), id(13)));
-        assert!(road.question(7, 4).is_none());
+        assert!(road.chains[&3].is_idle());
     }
 
     #[test]
@@ -244,6 +276,17 @@ mod tests {
     }
 
     #[test]
+    fn what_is_lost_and_waits_goes_once() {
+        let mut road = Road::new(1, id(5), &[(0, id(8))]);
+        for ms in [6, 8, 9] {
+            road.add(0, parcel(ms, 1));
+        }
+        road.lost(0, id(4), vec![parcel(6, 1), parcel(8, 1)]);
+        let link = road.link(0, 0).unwrap();
+        assert_eq!(link.entries.iter().map(|placed| placed.accepted.id.ms).collect::<Vec<_>>(), [6, 8, 9]);
+    }
+
+    #[test]
     fn a_gap_of_which_nothing_is_left_closes() {
         let mut road = Road::new(1, id(0), &[(0, id(8))]);
         road.lost(0, id(4), vec![]);
@@ -251,7 +294,6 @@ mod tests {
         assert_eq!((link.prev, link.last, link.entries.len()), (id(4), id(8), 0));
         road.taken(0, id(8));
         assert!(road.link(0, 0).is_none());
-        assert!(road.question(0, 0).is_some());
     }
 
     #[test]

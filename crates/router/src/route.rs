@@ -1,14 +1,14 @@
 //! The router's heart: read → follow → match → enqueue, and tell Redis how far it has come.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use postroad_model::{message::Message, subscription::Subscription};
 use postroad_store::{
-    Backoff, IngressReader, Linked, Routed, Store, StoreError, StreamId,
+    Backoff, IngressReader, Linked, Routed, Store, StoreError, StreamId, TRIM_MOST,
     entry::{Accepted, EntryError},
 };
 use tracing::{error, info, warn};
@@ -27,6 +27,8 @@ const BLOCK: Duration = Duration::from_secs(1);
 const TELL_EVERY: Duration = Duration::from_millis(20);
 /// What one read should bring at most, in bytes, by the average entry seen so far.
 const READ_BYTES: usize = 4 << 20;
+/// What an entry is taken for before any was seen: so large that the first read cannot be too much.
+const CAUTIOUS_BYTES: usize = 256 << 10;
 /// How long a partition with entries of a newer format is left to others.
 const SHUN: Duration = Duration::from_secs(60);
 /// How often the lanes are asked whether they still have what they got.
@@ -41,6 +43,10 @@ pub struct Router {
     metrics: Metrics,
     catalog: Option<Catalog>,
     roads: BTreeMap<u16, Road>,
+    /// Lanes that did not take their entries, and when they are asked again.
+    ill: BTreeMap<u16, Ill>,
+    /// How many partitions are not read on, since too much of theirs waits for such lanes.
+    paused: usize,
     reader: Option<IngressReader>,
     average_bytes: usize,
     compared: Instant,
@@ -66,8 +72,10 @@ impl Router {
             metrics,
             catalog: None,
             roads: BTreeMap::new(),
+            ill: BTreeMap::new(),
+            paused: 0,
             reader: None,
-            average_bytes: 1_024,
+            average_bytes: CAUTIOUS_BYTES,
             compared: Instant::now(),
             told: Instant::now(),
             settled: BTreeMap::new(),
@@ -101,7 +109,7 @@ impl Router {
                     }
                     self.reader = None;
                     // A server that was away may be another one now: compare before anything else.
-                    self.compared = Instant::now().checked_sub(COMPARE_EVERY).unwrap_or_else(Instant::now);
+                    self.compared = compare_now();
                     tokio::select! {
                         () = &mut stop => return,
                         () = backoff.wait() => {}
@@ -138,16 +146,18 @@ impl Router {
     /// Reads on, and meanwhile tells Redis what it does not know yet. Telling is put off a little while
     /// entries come: it only spares the next owner work, so one telling may stand for many batches.
     async fn read_and_tell(&mut self) -> Result<Vec<(u16, Vec<Arc<Accepted>>)>, StoreError> {
+        let next_ill = self.ill.values().map(|ill| ill.until.saturating_duration_since(Instant::now())).min();
+        let block = next_ill.map_or(BLOCK, |next| next.clamp(Duration::from_millis(1), BLOCK));
         let news = self.news();
         if news.is_empty() {
-            return self.read(BLOCK).await;
+            return self.read(block).await;
         }
         let since = self.told.elapsed();
         if since < TELL_EVERY {
-            return self.read(TELL_EVERY.saturating_sub(since)).await;
+            return self.read(TELL_EVERY.saturating_sub(since).min(block)).await;
         }
         let (store, me) = (self.store.clone(), self.me.clone());
-        let (read, answers) = tokio::join!(self.read(BLOCK), store.routed(&me, &news));
+        let (read, answers) = tokio::join!(self.read(block), store.routed(&me, &news));
         self.heard(news, answers)?;
         read
     }
@@ -177,11 +187,12 @@ impl Router {
         let positions: Vec<(u16, StreamId)> = self
             .roads
             .iter()
-            .filter(|(partition, road)| road.held() < self.config.max_held && self.is_fresh(**partition))
+            .filter(|(partition, road)| !road.is_full(self.config.max_held) && self.is_fresh(**partition))
             .map(|(partition, road)| (*partition, road.position))
             .collect();
+        self.note_paused();
         if positions.is_empty() {
-            let _ = tokio::time::timeout(self.config.tick, self.holdings.changed()).await;
+            let _ = tokio::time::timeout(self.config.tick.min(block), self.holdings.changed()).await;
             return Ok(Vec::new());
         }
         let most = (READ_BYTES / self.average_bytes.max(1) / positions.len()).clamp(1, 256);
@@ -210,6 +221,20 @@ impl Router {
             self.average_bytes = (self.average_bytes * 3 + average) / 4 + 1;
         }
         Ok(read)
+    }
+
+    /// Says when partitions begin to wait for lanes that do not take their entries, and when they go on.
+    fn note_paused(&mut self) {
+        let paused = self.roads.values().filter(|road| road.is_full(self.config.max_held)).count();
+        match (self.paused, paused) {
+            (0, 1..) => {
+                warn!(paused, "partitions are not read on: too much of theirs waits for lanes that are ill");
+            }
+            (1.., 0) => info!("all partitions are read on"),
+            _ => {}
+        }
+        self.paused = paused;
+        self.metrics.paused.set(i64::try_from(paused).unwrap_or(i64::MAX));
     }
 
     /// Whether a partition is surely still ours.
@@ -281,45 +306,40 @@ impl Router {
         lanes.into_iter().collect()
     }
 
-    /// Sends what waits, lane by lane, until nothing does or no lane takes any more.
+    /// Sends what waits, lane by lane, until nothing does but for lanes that are ill: those hold back only
+    /// their own.
     async fn send(&mut self) -> Result<(), StoreError> {
         loop {
             let flight = self.flight();
             if flight.is_empty() {
                 return Ok(());
             }
-            if !self.fly(flight).await? {
-                return Err(StoreError::Unavailable("a lane does not answer".into()));
-            }
+            self.fly(flight).await?;
         }
     }
 
-    fn flight(&self) -> Vec<(u16, Vec<(u16, Question)>)> {
-        let mut lanes: BTreeMap<u16, Vec<(u16, Question)>> = BTreeMap::new();
+    /// Per lane the partitions that have something for it.
+    fn flight(&self) -> Vec<(u16, Vec<u16>)> {
+        let now = Instant::now();
+        let mut lanes: BTreeMap<u16, Vec<u16>> = BTreeMap::new();
         for (partition, road) in self.roads.iter().filter(|(partition, _)| self.is_fresh(**partition)) {
             for (lane, chain) in &road.chains {
-                if !chain.is_idle() {
-                    lanes.entry(*lane).or_default().push((*partition, Question::Take));
+                if !chain.is_idle() && self.ill.get(lane).is_none_or(|ill| ill.until <= now) {
+                    lanes.entry(*lane).or_default().push(*partition);
                 }
             }
         }
         lanes.into_iter().collect()
     }
 
-    /// One flight of links. Whether every lane answered.
-    async fn fly(&mut self, lanes: Vec<(u16, Vec<(u16, Question)>)>) -> Result<bool, StoreError> {
+    /// One flight of links.
+    async fn fly(&mut self, lanes: Vec<(u16, Vec<u16>)>) -> Result<(), StoreError> {
         let trace_ms = u64::try_from(self.config.retention.as_millis()).unwrap_or(u64::MAX);
         let mut flight = Vec::with_capacity(lanes.len());
-        for (lane, asks) in &lanes {
-            let links: Vec<_> = asks
+        for (lane, partitions) in &lanes {
+            let links: Vec<_> = partitions
                 .iter()
-                .filter_map(|(partition, ask)| {
-                    let road = self.roads.get(partition)?;
-                    match ask {
-                        Question::Take => road.link(*partition, *lane),
-                        Question::Have => road.question(*partition, *lane),
-                    }
-                })
+                .filter_map(|partition| self.roads.get(partition)?.link(*partition, *lane))
                 .collect();
             if !links.is_empty() {
                 flight.push((*lane, links));
@@ -331,13 +351,22 @@ impl Router {
             .map(|(lane, links)| (*lane, links.iter().map(|link| (link.partition, link.last)).collect()))
             .collect();
         drop(flight);
-        let mut all = true;
         for ((lane, links), reply) in sent.into_iter().zip(replies) {
             let reply = match reply {
-                Ok(reply) => reply,
+                Ok(reply) => {
+                    if self.ill.remove(&lane).is_some() {
+                        info!(lane, "a lane takes its entries again");
+                        // It may lie on another server now.
+                        self.compared = compare_now();
+                    }
+                    reply
+                }
                 Err(error) => {
-                    warn!(lane, %error, "a lane did not take its entries");
-                    all = false;
+                    let ill = self.ill.entry(lane).or_insert_with(|| {
+                        warn!(lane, %error, "a lane does not take its entries; they wait");
+                        Ill { until: Instant::now(), backoff: Backoff::default() }
+                    });
+                    ill.until = Instant::now() + ill.backoff.next_delay();
                     continue;
                 }
             };
@@ -362,7 +391,7 @@ impl Router {
                 self.introduce(&id).await?;
             }
         }
-        Ok(all)
+        Ok(())
     }
 
     /// A lane lost its tail: what it got before and lacks now is read and matched again.
@@ -411,34 +440,71 @@ impl Router {
         }
     }
 
-    /// Asks every lane whether it still has what it got.
+    /// Asks every lane whether it still has what it got, and lets go of history that all of them have.
     async fn compare(&mut self) -> Result<(), StoreError> {
         self.compared = Instant::now();
         if let Some(catalog) = &mut self.catalog {
             catalog.check(&self.store).await?;
         }
-        let mut lanes: BTreeMap<u16, Vec<(u16, Question)>> = BTreeMap::new();
-        for (partition, road) in &self.roads {
-            for lane in road.chains.keys() {
-                lanes.entry(*lane).or_default().push((*partition, Question::Have));
-            }
+        let left = self.store.apply_left(self.config.limits).await?;
+        if left > 0 {
+            info!(left, "brought changes into their lanes that whoever made them had not");
         }
         let before: Vec<(u16, StreamId)> =
             self.roads.iter().map(|(partition, road)| (*partition, road.routed())).collect();
-        if !lanes.is_empty() && !self.fly(lanes.into_iter().collect()).await? {
-            return Ok(());
-        }
+        let unsure = self.look_for_gaps().await?;
         self.send().await?;
+        self.roads.values_mut().for_each(Road::tell_again);
+        let crowded = self.store.memory_used().await? * 100.0 >= f64::from(self.config.max_memory_percent);
         for (partition, routed) in before {
-            self.settled.entry(partition).or_default().push((Instant::now(), routed));
-            self.trim(partition).await?;
+            if !unsure.contains(&partition) {
+                self.settled.entry(partition).or_default().push((Instant::now(), routed));
+            }
+            self.trim(partition, crowded).await?;
         }
         Ok(())
     }
 
-    /// Lets go of history that every lane was found to have at least a minute after it got it.
-    async fn trim(&mut self, partition: u16) -> Result<(), StoreError> {
+    /// Compares what lanes got with how far they say they are; what they lack is made ready to be sent again.
+    /// The partitions of which some lane could not be asked.
+    async fn look_for_gaps(&mut self) -> Result<BTreeSet<u16>, StoreError> {
+        let mut unsure = BTreeSet::new();
+        let mut lanes: BTreeMap<u16, Vec<u16>> = BTreeMap::new();
+        for (partition, road) in &self.roads {
+            for (lane, chain) in &road.chains {
+                if !chain.is_idle() {
+                    unsure.insert(*partition);
+                } else if chain.prev > StreamId::ZERO {
+                    lanes.entry(*lane).or_default().push(*partition);
+                }
+            }
+        }
+        let lanes: Vec<(u16, Vec<u16>)> = lanes.into_iter().collect();
+        if lanes.is_empty() {
+            return Ok(unsure);
+        }
+        let answers = self.store.marks(&lanes).await?;
+        for ((lane, partitions), answer) in lanes.into_iter().zip(answers) {
+            let Ok(marks) = answer else {
+                unsure.extend(partitions);
+                continue;
+            };
+            for (partition, mark) in partitions.into_iter().zip(marks) {
+                let chain = self.roads.get(&partition).and_then(|road| road.chains.get(&lane));
+                if chain.is_some_and(|chain| mark < chain.prev) {
+                    self.refill(partition, lane, mark).await?;
+                }
+            }
+        }
+        Ok(unsure)
+    }
+
+    /// Lets go of history that every lane was found to have at least a minute after it got it: what is older
+    /// than it is kept, and while Redis is crowded also what is younger, until it no longer is.
+    async fn trim(&mut self, partition: u16, mut crowded: bool) -> Result<(), StoreError> {
         const AT_LEAST: Duration = Duration::from_secs(60);
+        /// So that one partition does not keep the others waiting.
+        const ROUNDS: usize = 20;
         let (Some(road), Some(settled)) = (self.roads.get(&partition), self.settled.get_mut(&partition))
         else {
             return Ok(());
@@ -448,12 +514,21 @@ impl Router {
         };
         let upto = settled[at].1;
         settled.drain(..at);
-        let keep_ms = u64::try_from(self.config.retention.as_millis()).unwrap_or(u64::MAX);
-        match self.store.trim(&self.me, partition, road.epoch, upto, keep_ms).await? {
-            Some(trimmed) => {
-                self.metrics.trimmed.inc_by(trimmed);
+        let retention_ms = u64::try_from(self.config.retention.as_millis()).unwrap_or(u64::MAX);
+        for _ in 0..ROUNDS {
+            let keep_ms = if crowded { 0 } else { retention_ms };
+            let Some(trimmed) = self.store.trim(&self.me, partition, road.epoch, upto, keep_ms).await? else {
+                self.holdings.forget(partition);
+                return Ok(());
+            };
+            self.metrics.trimmed.inc_by(trimmed);
+            if trimmed < TRIM_MOST / 2 {
+                return Ok(());
             }
-            None => self.holdings.forget(partition),
+            if crowded {
+                let used = self.store.memory_used().await? * 100.0;
+                crowded = used >= f64::from(self.config.max_memory_percent);
+            }
         }
         Ok(())
     }
@@ -550,11 +625,14 @@ impl Router {
     }
 }
 
-/// What a lane is asked.
-#[derive(Debug, Clone, Copy)]
-enum Question {
-    /// To take the next link.
-    Take,
-    /// Whether it has the last one.
-    Have,
+/// A lane that did not take its entries.
+struct Ill {
+    /// When it is asked again.
+    until: Instant,
+    backoff: Backoff,
+}
+
+/// A time of the last comparison that makes the next one due.
+fn compare_now() -> Instant {
+    Instant::now().checked_sub(COMPARE_EVERY).unwrap_or_else(Instant::now)
 }

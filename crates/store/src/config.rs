@@ -46,11 +46,13 @@ pub struct HistorySection {
     /// Seconds for which messages, their ids and their traces are kept. Never shortens the life of an
     /// undelivered message.
     pub retention_seconds: u64,
+    /// Above this much of Redis's memory, history is let go before its time.
+    pub max_memory_percent: u8,
 }
 
 impl Default for HistorySection {
     fn default() -> Self {
-        Self { retention_seconds: 86_400 }
+        Self { retention_seconds: 86_400, max_memory_percent: 60 }
     }
 }
 
@@ -114,6 +116,10 @@ pub const DOCS: &[(&str, &str)] = &[
     (
         "history.retention_seconds",
         "Seconds for which messages, their ids and their traces are kept; never shortens the life of an undelivered message",
+    ),
+    (
+        "history.max_memory_percent",
+        "While Redis uses this much of its `maxmemory`, messages are let go from history before their time, once a minute has passed since they were routed; 1 to 100",
     ),
     (
         "queue.max_entries",
@@ -192,6 +198,19 @@ mod tests {
         ];
         assert_eq!(settings, expected.map(|(key, value)| (key, value.to_owned())));
         assert!(reference_variables(|_| None).is_empty());
+    }
+
+    #[test]
+    fn what_nobody_set_is_as_it_is_everywhere() {
+        let (redis, standard) = (RedisSection::default(), LinkConfig::new("redis://127.0.0.1:6379"));
+        let link = redis.link();
+        assert_eq!(link.url, standard.url);
+        assert_eq!(
+            (link.connect_timeout, link.response_timeout),
+            (standard.connect_timeout, standard.response_timeout)
+        );
+        assert_eq!(QueueSection::default().limits(), LaneLimits::default());
+        assert_eq!(HistorySection::default().retention_seconds, 86_400);
     }
 
     #[test]

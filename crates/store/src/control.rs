@@ -8,6 +8,7 @@
 use postroad_model::{
     id::SubscriptionId,
     names::Tenant,
+    placement::Layout,
     subscription::{Status, Subscription},
 };
 use redis::{Pipeline, Value};
@@ -109,6 +110,8 @@ const TOMBSTONE_MS: u64 = 48 * 3_600_000;
 impl Store {
     /// Writes a record, tells of it and applies it in its lane. `expected` is the change that must be
     /// there, `None` if the subscription must not exist; `most` bounds a tenant's subscriptions.
+    ///
+    /// After an error the record may be written all the same; [`Store::apply_left`] then sees to its lane.
     pub async fn put_subscription(
         &self,
         subscription: &Subscription,
@@ -119,7 +122,12 @@ impl Store {
         let record =
             serde_json::to_string(subscription).map_err(|error| StoreError::Refused(error.to_string()))?;
         let change = self.subscribe(&subscription.id, &subscription.tenant, &record, expected, most).await?;
-        self.apply(subscription, change, limits).await?;
+        match self.apply(subscription, change, limits).await {
+            Ok(_) => self.applied(&subscription.id, change).await,
+            // It exists, and an error would only lead to a second one.
+            Err(_) if expected.is_none() => {}
+            Err(error) => return Err(error),
+        }
         Ok(change)
     }
 
@@ -131,7 +139,55 @@ impl Store {
         expected: StreamId,
     ) -> Result<(), StoreError> {
         let change = self.subscribe(id, tenant, "", Some(expected), 0).await?;
-        self.apply_cancelled(id, change).await
+        self.apply_cancelled(id, change).await?;
+        self.applied(id, change).await;
+        Ok(())
+    }
+
+    /// Brings changes into their lanes that whoever made them did not: how many.
+    pub async fn apply_left(&self, limits: LaneLimits) -> Result<usize, StoreError> {
+        const AFTER_MS: u64 = 5_000;
+        const MOST: usize = 100;
+        let mut due = redis::cmd("ZRANGEBYSCORE");
+        let now = self.clock().await?;
+        due.arg(self.keys.key(Tag::Ctl, keys::UNAPPLIED)).arg("-inf").arg(now.saturating_sub(AFTER_MS));
+        due.arg("LIMIT").arg(0).arg(MOST);
+        let rows = array(self.link.command(&due).await?)?;
+        let count = rows.len();
+        for row in rows {
+            let row = text(row)?;
+            let parts = row.split_once(' ').and_then(|(id, change)| {
+                Some((SubscriptionId::new(id).ok()?, change.parse::<StreamId>().ok()?))
+            });
+            if let Some((id, change)) = parts {
+                match self.subscription(&id).await {
+                    Ok(Some(known)) => drop(self.apply(&known.subscription, known.change, limits).await?),
+                    Ok(None) => self.apply_cancelled(&id, change).await?,
+                    // A record that cannot be read: a newer release may.
+                    Err(StoreError::Reply(_)) => {}
+                    Err(error) => return Err(error),
+                }
+            }
+            self.settled_change(&row).await?;
+        }
+        Ok(count)
+    }
+
+    /// Notes that a change has reached its lane. Should the note fail, the change is applied once more.
+    async fn applied(&self, id: &SubscriptionId, change: StreamId) {
+        let _ = self.settled_change(&format!("{id} {change}")).await;
+    }
+
+    async fn settled_change(&self, row: &str) -> Result<(), StoreError> {
+        let mut command = redis::cmd("ZREM");
+        command.arg(self.keys.key(Tag::Ctl, keys::UNAPPLIED)).arg(row);
+        self.link.command(&command).await.map(drop)
+    }
+
+    /// Redis's clock, in milliseconds.
+    async fn clock(&self) -> Result<u64, StoreError> {
+        let mut parts = array(self.link.command(&redis::cmd("TIME")).await?)?.into_iter();
+        Ok(count(&parts.next().unwrap_or_default())? * 1_000)
     }
 
     async fn subscribe(
@@ -201,11 +257,29 @@ impl Store {
 
     /// A subscription's record.
     pub async fn subscription(&self, id: &SubscriptionId) -> Result<Option<Versioned>, StoreError> {
-        Ok(self.records(std::slice::from_ref(id)).await?.pop().flatten())
+        self.read_records(std::slice::from_ref(id)).await?.pop().unwrap_or(Ok(None))
     }
 
-    /// Records, in the order asked for.
+    /// Records, in the order asked for. One that cannot be read, such as a newer release's, is left out like
+    /// one that does not exist, and said to be so: it must not keep back the others.
     pub async fn records(&self, ids: &[SubscriptionId]) -> Result<Vec<Option<Versioned>>, StoreError> {
+        let rows = self.read_records(ids).await?;
+        Ok(rows
+            .into_iter()
+            .zip(ids)
+            .map(|(row, id)| {
+                row.unwrap_or_else(|error| {
+                    tracing::error!(subscription.id = %id, %error, "a subscription's record cannot be read");
+                    None
+                })
+            })
+            .collect())
+    }
+
+    async fn read_records(
+        &self,
+        ids: &[SubscriptionId],
+    ) -> Result<Vec<Result<Option<Versioned>, StoreError>>, StoreError> {
         if ids.is_empty() {
             return Ok(Vec::new());
         }
@@ -219,7 +293,7 @@ impl Store {
         let mut answers = self.link.pipeline(&pipeline).await?.into_iter();
         let mut next = || array(checked(answers.next().unwrap_or_default())?);
         let (records, changes) = (next()?, next()?);
-        records.into_iter().zip(changes).map(|(record, change)| versioned(record, change)).collect()
+        Ok(records.into_iter().zip(changes).map(|(record, change)| versioned(record, change)).collect())
     }
 
     /// A page of a tenant's subscriptions, by id, behind `after`.
@@ -256,12 +330,7 @@ impl Store {
     /// Every record, and the version from which on changes must be followed.
     pub async fn snapshot(&self) -> Result<(Vec<Versioned>, StreamId), StoreError> {
         // The version first: what changes while the records are read is then read twice, never missed.
-        let mut newest = redis::cmd("XREVRANGE");
-        newest.arg(self.keys.key(Tag::Ctl, keys::CHANGES)).arg("+").arg("-").arg("COUNT").arg(1);
-        let version = match array(self.link.command(&newest).await?)?.pop() {
-            Some(row) => stream_id(array(row)?.into_iter().next().unwrap_or_default())?,
-            None => StreamId::ZERO,
-        };
+        let version = self.newest_change().await?;
         let mut all = Vec::new();
         let mut cursor = "0".to_owned();
         loop {
@@ -273,10 +342,9 @@ impl Store {
             let ids = pairs
                 .into_iter()
                 .step_by(2)
-                .map(|id| {
-                    SubscriptionId::new(&text(id)?).map_err(|error| StoreError::Reply(error.to_string()))
-                })
-                .collect::<Result<Vec<_>, _>>()?;
+                // What is no id is no subscription.
+                .filter_map(|id| SubscriptionId::new(&text(id).ok()?).ok())
+                .collect::<Vec<_>>();
             all.extend(self.records(&ids).await?.into_iter().flatten());
             if cursor == "0" {
                 return Ok((all, version));
@@ -284,8 +352,9 @@ impl Store {
         }
     }
 
-    /// Changes behind a version, and the version that they lead to.
-    pub async fn changes(&self, since: StreamId) -> Result<(Vec<Change>, StreamId), StoreError> {
+    /// Changes behind a version, and the version that they lead to. `None` where changes are missing in
+    /// between: then only [`Store::snapshot`] tells the truth.
+    pub async fn changes(&self, since: StreamId) -> Result<Option<(Vec<Change>, StreamId)>, StoreError> {
         let mut command = redis::cmd("XRANGE");
         command.arg(self.keys.key(Tag::Ctl, keys::CHANGES)).arg(format!("({since}")).arg("+");
         let rows = array(self.link.command(&command).await?)?;
@@ -293,44 +362,36 @@ impl Store {
         let mut changes = Vec::with_capacity(rows.len());
         for row in rows {
             let mut row = array(row)?.into_iter();
-            version = stream_id(row.next().unwrap_or_default())?;
-            changes.push(read_change(Fields::read(row.next().unwrap_or_default())?, version));
+            let id = stream_id(row.next().unwrap_or_default())?;
+            let mut fields = Fields::read(row.next().unwrap_or_default())?;
+            let prev = fields.take_text("prev");
+            // What was put there by hand names nobody.
+            if !prev.is_empty() && prev != version.to_string() {
+                return Ok(None);
+            }
+            version = id;
+            changes.push(read_change(fields, version));
         }
-        Ok((changes, version))
+        Ok(Some((changes, version)))
     }
 
-    /// Whether changes behind a version were let go, or the stream of changes is gone: then only
-    /// [`Store::snapshot`] tells the truth.
-    pub async fn changes_lost(&self, since: StreamId) -> Result<bool, StoreError> {
+    /// The newest change that there ever was, as far as Redis knows.
+    pub async fn newest_change(&self) -> Result<StreamId, StoreError> {
         let mut command = redis::cmd("XINFO");
         command.arg("STREAM").arg(self.keys.key(Tag::Ctl, keys::CHANGES));
         let info = match self.link.command(&command).await {
             Ok(info) => array(info)?,
             // No stream: nothing has ever changed, or everything was lost.
-            Err(StoreError::Refused(_)) => return Ok(since != StreamId::ZERO),
+            Err(StoreError::Refused(_)) => return Ok(StreamId::ZERO),
             Err(error) => return Err(error),
         };
         let mut pairs = info.into_iter();
-        let (mut deleted, mut last) = (StreamId::ZERO, StreamId::ZERO);
         while let (Some(name), Some(value)) = (pairs.next(), pairs.next()) {
-            match text(name)?.as_str() {
-                "max-deleted-entry-id" => deleted = stream_id(value)?,
-                "last-generated-id" => last = stream_id(value)?,
-                _ => {}
+            if text(name)? == "last-generated-id" {
+                return stream_id(value);
             }
         }
-        Ok(deleted > since || last < since)
-    }
-
-    /// Lets go of changes older than an hour.
-    pub async fn trim_changes(&self, now_ms: u64) -> Result<(), StoreError> {
-        let mut command = redis::cmd("XTRIM");
-        command
-            .arg(self.keys.key(Tag::Ctl, keys::CHANGES))
-            .arg("MINID")
-            .arg("~")
-            .arg(StreamId { ms: now_ms.saturating_sub(3_600_000), seq: 0 }.to_string());
-        self.link.command(&command).await.map(drop)
+        Err(StoreError::Reply("XINFO STREAM without a last-generated-id".into()))
     }
 
     /// Running figures of subscriptions, in the order asked for.
@@ -390,7 +451,8 @@ impl Store {
 
     async fn heard(&self, me: &str, about: &str, gone_ms: u64, leave: bool) -> Result<Members, StoreError> {
         let mut call = Call::new(&script::HEARTBEAT, &self.keys, Tag::Ctl);
-        call.arg(me).arg(about).arg(gone_ms).arg(u8::from(leave));
+        let Layout { partitions, lanes } = self.layout;
+        call.arg(me).arg(about).arg(gone_ms).arg(u8::from(leave)).arg(partitions).arg(lanes);
         let mut parts = array(script::call(&self.link, call).await?)?.into_iter();
         let now_ms = count(&parts.next().unwrap_or_default())?;
         let mut rows = array(parts.next().unwrap_or_default())?.into_iter();

@@ -1,9 +1,12 @@
 //! Moves of a delivery that workers make: take, settle, promote, sweep, disown.
 
-use std::{collections::HashMap, time::Duration};
+use std::{
+    collections::HashMap,
+    time::{Duration, Instant},
+};
 
 use postroad_model::{
-    delivery::{Attempt, Health, Hold, Place, Verdict},
+    delivery::{Attempt, Health, Hold, Place, Progress, Verdict},
     id::SubscriptionId,
 };
 use redis::Value;
@@ -30,6 +33,25 @@ pub struct Room {
     pub quantum: usize,
     /// The most bytes of one subscription at a time, by the average size of what it waits for.
     pub quantum_bytes: usize,
+    /// About how many bytes in all.
+    pub bytes: usize,
+    /// How many suspects ([`Progress::runs_alone`]); others are put off.
+    pub suspects: usize,
+    /// Behind which token to begin; [`StreamId::ZERO`] at the first.
+    pub behind: StreamId,
+}
+
+impl Room {
+    /// No places, and no other bounds: what to begin with.
+    pub const UNBOUNDED: Self = Self {
+        free: 0,
+        spare: 0,
+        quantum: usize::MAX >> 12,
+        quantum_bytes: usize::MAX >> 12,
+        bytes: usize::MAX >> 12,
+        suspects: usize::MAX >> 12,
+        behind: StreamId::ZERO,
+    };
 }
 
 /// What a `take` brought.
@@ -41,6 +63,8 @@ pub struct Taken {
     pub left: bool,
     /// The last token that was passed over because this worker holds enough of its subscription.
     pub passed: Option<StreamId>,
+    /// Suspects that were put off for a moment.
+    pub put_off: u64,
 }
 
 /// What became of a lease.
@@ -116,6 +140,7 @@ impl Store {
         lanes: &[(u16, Room)],
     ) -> Result<Vec<Result<Taken, StoreError>>, StoreError> {
         const TOKENS: usize = 64;
+        let since = Instant::now();
         let calls: Vec<Call> = lanes
             .iter()
             .map(|(lane, room)| {
@@ -125,12 +150,24 @@ impl Store {
                     .arg(room.spare)
                     .arg(room.quantum)
                     .arg(room.quantum_bytes)
-                    .arg(TOKENS);
+                    .arg(TOKENS)
+                    .arg(if room.behind == StreamId::ZERO {
+                        "-".to_owned()
+                    } else {
+                        format!("({}", room.behind)
+                    })
+                    .arg(room.bytes)
+                    .arg(room.suspects)
+                    .arg(Progress::ALONE_AFTER);
                 call
             })
             .collect();
         let answers = script::fly(&self.link, &calls).await?;
-        Ok(answers.into_iter().zip(lanes).map(|(answer, (lane, _))| read_taken(*lane, answer?)).collect())
+        Ok(answers
+            .into_iter()
+            .zip(lanes)
+            .map(|(answer, (lane, _))| read_taken(*lane, since, answer?))
+            .collect())
     }
 
     /// settle: what became of leases, by lane, in one flight.
@@ -166,6 +203,7 @@ impl Store {
         lanes: &[u16],
     ) -> Result<Vec<Result<Promoted, StoreError>>, StoreError> {
         const MOST: usize = 200;
+        let since = Instant::now();
         let calls: Vec<Call> = lanes
             .iter()
             .map(|lane| {
@@ -175,10 +213,15 @@ impl Store {
             })
             .collect();
         let answers = script::fly(&self.link, &calls).await?;
-        Ok(answers.into_iter().zip(lanes).map(|(answer, lane)| read_promoted(*lane, answer?)).collect())
+        Ok(answers
+            .into_iter()
+            .zip(lanes)
+            .map(|(answer, lane)| read_promoted(*lane, since, answer?))
+            .collect())
     }
 
-    /// sweep: a page of a lane's live subscriptions.
+    /// sweep: a page of a lane's live subscriptions. Of what I hold I have lost only what I do not know of
+    /// (see [`Lease::handle`]).
     pub async fn sweep(
         &self,
         me: &str,
@@ -186,20 +229,26 @@ impl Store {
         lane: u16,
         cursor: u64,
         workers: &[String],
+        known: &[String],
     ) -> Result<Swept, StoreError> {
         const PAGE: usize = 50;
+        let since = Instant::now();
         let mut call = Call::new(&script::SWEEP, &self.keys, Tag::Lane(lane));
-        call.arg(me).arg(millis(lease)).arg(cursor).arg(PAGE).arg(workers);
+        call.arg(me).arg(millis(lease)).arg(cursor).arg(PAGE).arg(workers.len()).arg(workers).arg(known);
         let mut parts = array(script::call(&self.link, call).await?)?.into_iter();
         let mut next = || parts.next().ok_or_else(|| short("sweep"));
-        let cursor: u64 = count(&next()?)?;
-        Ok(Swept {
-            cursor: (cursor != 0).then_some(cursor),
-            lost: read_leases(lane, next()?)?,
+        let next_page: u64 = count(&next()?)?;
+        let mut swept = Swept {
+            cursor: (next_page != 0).then_some(next_page),
+            lost: read_leases(lane, since, next()?)?,
             rearmed: count(&next()?)?,
             missing: count(&next()?)?,
             unknown: array(next()?)?.into_iter().map(text).collect::<Result<_, _>>()?,
-        })
+        };
+        if count(&next()?)? > 0 {
+            swept.cursor = Some(cursor);
+        }
+        Ok(swept)
     }
 
     /// disown: gives back what I hold in lanes, except what I know of (see [`Lease::handle`]).
@@ -233,48 +282,37 @@ fn due(ms: i64) -> Option<Duration> {
     u64::try_from(ms).ok().map(Duration::from_millis)
 }
 
-/// How a subscription's settlements of one flight sum up.
-#[derive(Default)]
-struct Group<'a> {
-    good: u32,
-    bad: u32,
-    gone: bool,
-    hold_ms: u64,
-    rows: Vec<&'a Settlement>,
-}
-
 fn write_settlements(call: &mut Call, settlements: &[Settlement]) {
     let mut order: Vec<&SubscriptionId> = Vec::new();
-    let mut groups: HashMap<&SubscriptionId, Group<'_>> = HashMap::new();
+    let mut groups: HashMap<&SubscriptionId, Vec<&Settlement>> = HashMap::new();
     for settlement in settlements {
         let id = &settlement.lease.subscription;
         let group = groups.entry(id).or_insert_with(|| {
             order.push(id);
-            Group::default()
+            Vec::new()
         });
-        match settlement.verdict.health {
-            Health::Good => group.good += 1,
-            Health::Bad => group.bad += 1,
-            Health::Unknown => {}
-        }
-        match settlement.verdict.hold {
-            Hold::No => {}
-            Hold::For { ms } => group.hold_ms = group.hold_ms.max(ms),
-            Hold::Gone => group.gone = true,
-        }
-        group.rows.push(settlement);
+        group.push(settlement);
     }
     for id in order {
-        let group = &groups[id];
-        let hold = match (group.gone, group.hold_ms) {
-            (true, _) => "gone".to_owned(),
-            (false, 0) => String::new(),
-            (false, ms) => ms.to_string(),
-        };
-        call.arg(id.as_str()).arg(group.good).arg(group.bad).arg(hold).arg(group.rows.len());
-        for row in &group.rows {
+        let rows = &groups[id];
+        call.arg(id.as_str()).arg(rows.len());
+        for row in rows {
             write_settlement(call, row);
         }
+    }
+}
+
+/// What an outcome says of the subscriber, if it counts.
+fn said(verdict: &Verdict) -> String {
+    let sign = match verdict.health {
+        Health::Good => "+",
+        Health::Bad => "-",
+        Health::Unknown => "",
+    };
+    match verdict.hold {
+        Hold::No | Hold::For { ms: 0 } => sign.to_owned(),
+        Hold::For { ms } => format!("{sign}@{ms}"),
+        Hold::Gone => format!("{sign}@gone"),
     }
 }
 
@@ -287,10 +325,9 @@ fn write_settlement(call: &mut Call, settlement: &Settlement) {
         Place::Again => ("a", String::new()),
         Place::Dead(reason) => ("d", reason.as_str().to_owned()),
     };
-    let had_tries = !lease.tries.is_empty();
     let tries = match settlement.verdict.place {
-        // Only whether there is something to forget.
-        Place::Settled => if had_tries { "1" } else { "" }.to_owned(),
+        // Nothing to remember.
+        Place::Settled => String::new(),
         _ => {
             let mut tries = lease.tries.clone();
             tries.progress = settlement.verdict.progress;
@@ -311,18 +348,22 @@ fn write_settlement(call: &mut Call, settlement: &Settlement) {
         .arg(place)
         .arg(argument)
         .arg(tries)
-        .arg(line);
+        .arg(line)
+        .arg(said(&settlement.verdict));
 }
 
-fn read_taken(lane: u16, value: Value) -> Result<Taken, StoreError> {
+fn read_taken(lane: u16, since: Instant, value: Value) -> Result<Taken, StoreError> {
     let mut parts = array(value)?.into_iter();
-    let (Some(leases), Some(left), Some(passed)) = (parts.next(), parts.next(), parts.next()) else {
+    let (Some(leases), Some(left), Some(passed), Some(put_off)) =
+        (parts.next(), parts.next(), parts.next(), parts.next())
+    else {
         return Err(short("take"));
     };
     Ok(Taken {
-        leases: read_leases(lane, leases)?,
+        leases: read_leases(lane, since, leases)?,
         left: int(&left)? > 0,
         passed: text(passed)?.parse().ok(),
+        put_off: count(&put_off)?,
     })
 }
 
@@ -341,7 +382,7 @@ fn read_settled(value: Value) -> Result<Settled, StoreError> {
     })
 }
 
-fn read_promoted(lane: u16, value: Value) -> Result<Promoted, StoreError> {
+fn read_promoted(lane: u16, since: Instant, value: Value) -> Result<Promoted, StoreError> {
     let mut parts = array(value)?.into_iter();
     let (Some(handled), Some(next_due), Some(missed)) = (parts.next(), parts.next(), parts.next()) else {
         return Err(short("promote"));
@@ -349,6 +390,6 @@ fn read_promoted(lane: u16, value: Value) -> Result<Promoted, StoreError> {
     Ok(Promoted {
         handled: count(&handled)?,
         next_due: due(int(&next_due)?),
-        missed: read_leases(lane, missed)?,
+        missed: read_leases(lane, since, missed)?,
     })
 }

@@ -1,14 +1,15 @@
 //! enqueue: entries into the work queues of a lane, as links of their partitions' chains.
 
 use postroad_model::id::SubscriptionId;
-use redis::Value;
+use redis::{Pipeline, Value};
 
 use crate::{
     Store, StreamId,
     entry::Accepted,
     error::StoreError,
-    keys::Tag,
-    reply::{array, short, text},
+    keys::{self, Tag},
+    link::checked,
+    reply::{array, short, stream_id, text},
     script::{self, Call},
 };
 
@@ -80,6 +81,29 @@ impl Store {
             .collect();
         let answers = script::fly(&self.link, &calls).await?;
         Ok(answers.into_iter().map(|answer| read(answer?)).collect())
+    }
+}
+
+impl Store {
+    /// How far lanes have taken partitions, in the order asked for; zero where nothing was. Also while Redis
+    /// is full.
+    pub async fn marks(
+        &self,
+        lanes: &[(u16, Vec<u16>)],
+    ) -> Result<Vec<Result<Vec<StreamId>, StoreError>>, StoreError> {
+        let mut pipeline = Pipeline::with_capacity(lanes.len());
+        for (lane, partitions) in lanes {
+            pipeline.cmd("HMGET").arg(self.keys.key(Tag::Lane(*lane), keys::MARKS)).arg(partitions);
+        }
+        let answers = self.link.pipeline(&pipeline).await?;
+        let mark = |value| match value {
+            Value::Nil => Ok(StreamId::ZERO),
+            value => stream_id(value),
+        };
+        Ok(answers
+            .into_iter()
+            .map(|answer| array(checked(answer)?)?.into_iter().map(mark).collect())
+            .collect())
     }
 }
 

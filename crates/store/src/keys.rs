@@ -35,8 +35,8 @@ names! {
     OWNER = "owner";
     /// Hash: lane → the highest ingress id sent there.
     SENT = "sent";
-    /// Hash: `gate` is the run_id of the server that last accepted here, `depth:<window>` how deep a window
-    /// of the id index goes.
+    /// Hash: `gate` is the run_id of the server that last accepted here, `ahead` the time to which ids were
+    /// moved forward then, `depth:<window>` how deep a window of the id index goes.
     DOOR = "door";
     /// Hashes `ids:<window>:<depth>:<slot>`: digest of an id → ingress id and time of acceptance.
     IDS = "ids:";
@@ -82,6 +82,8 @@ names! {
     TENANT = "tenant:";
     /// Stream: changes of configuration.
     CHANGES = "changes";
+    /// Sorted set `<subscription> <change>` by time: changes that may not have reached their lane.
+    UNAPPLIED = "unapplied";
     /// Sorted set: living instances by when they were last heard.
     MEMBERS = "members";
     /// Hash: instance → its description.
@@ -172,6 +174,12 @@ fn crc16(bytes: &[u8]) -> u16 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn tags_have_names() {
+        let names = [Tag::Partition(3), Tag::Lane(61), Tag::Ctl].map(|tag| tag.to_string());
+        assert_eq!(names, ["partition 3", "lane 61", "control"]);
+    }
 
     #[test]
     fn the_hash_is_rediss() {

@@ -1,5 +1,7 @@
 //! What a worker holds of a delivery, and what it has been through.
 
+use std::time::Instant;
+
 use postroad_model::{
     delivery::{Attempt, Progress},
     id::SubscriptionId,
@@ -10,7 +12,7 @@ use crate::{
     StreamId,
     entry::Entry,
     error::StoreError,
-    reply::{Fields, array, count, odd, stream_id, text},
+    reply::{Fields, array, bytes, count, odd, stream_id, text},
 };
 
 /// A delivery in flight at one worker. Whoever has the value may settle it, once: settling takes it away.
@@ -37,6 +39,8 @@ pub struct Lease {
     pub accepted_ms: u64,
     /// Where its trace lies; empty without a history.
     pub reference: String,
+    /// When it was asked for: its lease began no earlier.
+    pub since: Instant,
 }
 
 impl Lease {
@@ -88,7 +92,7 @@ impl Tries {
 }
 
 /// Leases as `take`, `promote` and `sweep` reply them: per subscription `{ id, change, entries }`.
-pub(crate) fn read_leases(lane: u16, value: Value) -> Result<Vec<Lease>, StoreError> {
+pub(crate) fn read_leases(lane: u16, since: Instant, value: Value) -> Result<Vec<Lease>, StoreError> {
     let mut leases = Vec::new();
     for row in array(value)? {
         let mut row = array(row)?.into_iter();
@@ -99,7 +103,7 @@ pub(crate) fn read_leases(lane: u16, value: Value) -> Result<Vec<Lease>, StoreEr
             SubscriptionId::new(&text(id)?).map_err(|error| StoreError::Reply(error.to_string()))?;
         let change = stream_id(change)?;
         for entry in array(entries)? {
-            leases.push(read_lease(lane, subscription.clone(), change, entry)?);
+            leases.push(read_lease(lane, since, subscription.clone(), change, entry)?);
         }
     }
     Ok(leases)
@@ -107,6 +111,7 @@ pub(crate) fn read_leases(lane: u16, value: Value) -> Result<Vec<Lease>, StoreEr
 
 fn read_lease(
     lane: u16,
+    since: Instant,
     subscription: SubscriptionId,
     change: StreamId,
     row: Value,
@@ -116,7 +121,8 @@ fn read_lease(
     let rank = u8::try_from(count(&next())?).map_err(|_| StoreError::Reply("rank".into()))?;
     let id = stream_id(next())?;
     let number = count(&next())?;
-    let tries = Tries::read(&text(next())?);
+    // One delivery with bytes of another kind beside it must not keep back all that were taken with it.
+    let tries = Tries::read(&String::from_utf8_lossy(&bytes(next())?));
     let mut fields = Fields::read(next())?;
     Ok(Lease {
         lane,
@@ -129,6 +135,7 @@ fn read_lease(
         entry: fields.entry(),
         accepted_ms: fields.take_number("t"),
         reference: fields.take_text("ref"),
+        since,
     })
 }
 

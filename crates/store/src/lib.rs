@@ -54,7 +54,7 @@ pub use job::{Job, JobState};
 pub use lease::{Lease, Tries};
 pub use link::LinkConfig;
 pub use message::Found;
-pub use partition::{Acceptance, Accepted, Claim, Claimed, IdKey, Routed};
+pub use partition::{Acceptance, Accepted, Claim, Claimed, IdKey, Routed, TRIM_MOST};
 pub use reader::{IngressReader, OutboxEntry, ReadyReader};
 pub use retry::Backoff;
 pub use stream_id::StreamId;
@@ -135,6 +135,14 @@ impl Store {
     pub async fn server(&self) -> Result<Server, StoreError> {
         let info = reply::text(self.link.command(&redis::cmd("INFO")).await?)?;
         Ok(Server::read(&info))
+    }
+
+    /// The share of the server's memory that is used, 0 to 1 and beyond; 0 where it has no bound.
+    pub async fn memory_used(&self) -> Result<f64, StoreError> {
+        let info = reply::text(self.link.command(redis::cmd("INFO").arg("memory")).await?)?;
+        let Server { used_memory, max_memory, .. } = Server::read(&info);
+        #[expect(clippy::cast_precision_loss, reason = "a share, not a sum")]
+        Ok(if max_memory == 0 { 0.0 } else { used_memory as f64 / max_memory as f64 })
     }
 
     /// `appendfsync`, where the server lets us ask.

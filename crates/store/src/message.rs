@@ -85,10 +85,10 @@ impl Store {
     }
 
     async fn found(&self, partition: u16, at: StreamId, accepted_ms: u64) -> Result<Found, StoreError> {
-        let before = at
-            .seq
-            .checked_sub(1)
-            .map_or(StreamId { ms: at.ms - 1, seq: u64::MAX }, |seq| StreamId { ms: at.ms, seq });
+        let before =
+            at.seq.checked_sub(1).map_or(StreamId { ms: at.ms.saturating_sub(1), seq: u64::MAX }, |seq| {
+                StreamId { ms: at.ms, seq }
+            });
         let message = match self.history(partition, before, at, 1).await?.pop() {
             Some(Accepted { entry, .. }) => entry.decode().ok(),
             None => None,

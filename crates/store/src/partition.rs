@@ -160,7 +160,7 @@ impl Store {
                 call
             })
             .collect();
-        let answers = script::fly(&self.link, &calls).await?;
+        let answers = script::fly_on(&self.link, &line, &calls).await?;
         Ok(answers
             .into_iter()
             .map(|answer| array(answer?)?.into_iter().map(read_accepted).collect())
@@ -184,7 +184,7 @@ impl Store {
             })
             .collect();
         let answers = script::fly(&self.link, &calls).await?;
-        Ok(answers.into_iter().map(|answer| read_claimed(answer?)).collect())
+        Ok(answers.into_iter().map(|answer| read_claimed(answer?, self.layout.lanes)).collect())
     }
 
     /// release: gives a partition up.
@@ -215,7 +215,8 @@ impl Store {
         Ok(answers.into_iter().map(|answer| Ok(int(&answer?)? == 1)).collect())
     }
 
-    /// trim: lets go of history older than `keep_ms` that lies below `upto`. How many entries went;
+    /// trim: lets go of history older than `keep_ms` that lies below `upto`, at most about [`TRIM_MOST`] entries.
+    /// How many went;
     /// `None` if the partition is no longer mine.
     pub async fn trim(
         &self,
@@ -225,12 +226,14 @@ impl Store {
         upto: StreamId,
         keep_ms: u64,
     ) -> Result<Option<u64>, StoreError> {
-        const MOST: u32 = 10_000;
         let mut call = Call::new(&script::TRIM, &self.keys, Tag::Partition(partition));
-        call.arg(me).arg(epoch).arg(upto.to_string()).arg(keep_ms).arg(MOST);
+        call.arg(me).arg(epoch).arg(upto.to_string()).arg(keep_ms).arg(TRIM_MOST);
         Ok(u64::try_from(int(&script::call(&self.link, call).await?)?).ok())
     }
 }
+
+/// The most entries of history that one call lets go; as many say that there may be more.
+pub const TRIM_MOST: u64 = 10_000;
 
 /// How far a partition is routed.
 #[derive(Debug, Clone)]
@@ -259,7 +262,7 @@ fn read_accepted(value: Value) -> Result<Accepted, StoreError> {
     })
 }
 
-fn read_claimed(value: Value) -> Result<Claimed, StoreError> {
+fn read_claimed(value: Value, lanes: u16) -> Result<Claimed, StoreError> {
     let shown = value.clone();
     let mut row = array(value)?.into_iter();
     let mut next = || row.next().unwrap_or(Value::Nil);
@@ -271,11 +274,11 @@ fn read_claimed(value: Value) -> Result<Claimed, StoreError> {
             let mut sent = Vec::new();
             let mut pairs = array(next())?.into_iter();
             while let (Some(lane), Some(id)) = (pairs.next(), pairs.next()) {
-                let lane = text(lane)?;
-                sent.push((
-                    lane.parse().map_err(|_| StoreError::Reply(format!("no lane: {lane}")))?,
-                    stream_id(id)?,
-                ));
+                // What was put there by hand tells of no lane: it must not keep the partition from its owner.
+                let lane = text(lane)?.parse().ok().filter(|lane| *lane < lanes);
+                if let (Some(lane), Ok(id)) = (lane, stream_id(id)) {
+                    sent.push((lane, id));
+                }
             }
             Ok(Claimed::New { epoch, routed, sent })
         }

@@ -7,8 +7,7 @@ use crate::{StreamId, entry::Entry, error::StoreError};
 
 /// A reply that is not what the script's contract says.
 pub(crate) fn odd(what: &str, value: &Value) -> StoreError {
-    let mut shown = format!("{value:?}");
-    shown.truncate(200);
+    let shown: String = format!("{value:?}").chars().take(200).collect();
     StoreError::Reply(format!("{what}: {shown}"))
 }
 
@@ -105,5 +104,50 @@ impl Fields {
     /// Everything, as it is, for whoever has to look at an entry that cannot be read.
     pub(crate) fn raw(self) -> Vec<(Vec<u8>, Bytes)> {
         self.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_odd_is_shown_in_part() {
+        let long = Value::BulkString("ü".repeat(500).into_bytes());
+        for value in [long, Value::Int(-1), Value::Array(vec![Value::Nil])] {
+            let shown = odd("here", &value).to_string();
+            assert!(shown.contains("here: ") && shown.len() < 500, "{shown}");
+        }
+        assert!(short("there").to_string().contains("a part is missing"));
+    }
+
+    #[test]
+    fn values_are_read_as_what_they_can_be() {
+        let bulk = |text: &str| Value::BulkString(text.into());
+        assert_eq!((int(&bulk("-7")).unwrap(), count(&Value::Int(7)).unwrap()), (-7, 7));
+        assert!(int(&bulk("7.5")).is_err() && int(&Value::Nil).is_err() && count(&Value::Int(-1)).is_err());
+        assert!(array(Value::Nil).unwrap().is_empty() && array(Value::Int(1)).is_err());
+        for (value, expected) in [
+            (Value::Okay, "OK"),
+            (Value::Nil, ""),
+            (Value::Int(3), "3"),
+            (bulk("b"), "b"),
+            (Value::SimpleString("s".into()), "s"),
+        ] {
+            assert_eq!(text(value.clone()).unwrap(), expected);
+            assert_eq!(bytes(value).unwrap(), expected.as_bytes());
+        }
+        assert!(text(Value::Array(vec![])).is_err() && bytes(Value::Array(vec![])).is_err());
+        assert!(text(Value::BulkString(vec![0xff])).is_err());
+        assert!(stream_id(bulk("1-2")).is_ok() && stream_id(bulk("1")).is_err());
+    }
+
+    #[test]
+    fn a_field_is_taken_once() {
+        let row = ["a", "1", "b", "x", "odd one out"].map(|text| Value::BulkString(text.into()));
+        let mut fields = Fields::read(Value::Array(row.into())).unwrap();
+        assert_eq!((fields.take_number("a"), fields.take_number("a"), fields.take_number("b")), (1, 0, 0));
+        assert_eq!(fields.take_text("c"), "");
+        assert_eq!(fields.raw().len(), 2);
     }
 }

@@ -14,6 +14,8 @@ pub struct StreamId {
 impl StreamId {
     /// Before every entry.
     pub const ZERO: Self = Self { ms: 0, seq: 0 };
+    /// Behind every entry.
+    pub const LAST: Self = Self { ms: u64::MAX, seq: u64::MAX };
 }
 
 impl fmt::Display for StreamId {

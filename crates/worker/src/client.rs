@@ -1,7 +1,13 @@
 //! The HTTP client for callbacks: it connects only to addresses that the egress policy permits, follows
 //! nothing, and reads no more of an answer than it must.
 
-use std::{error::Error as _, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    error::Error as _,
+    io,
+    net::SocketAddr,
+    sync::{Arc, Mutex, PoisonError, RwLock},
+    time::Duration,
+};
 
 use postroad_model::{
     delivery::{Attempt, Failure},
@@ -11,18 +17,30 @@ use reqwest::{
     Client, Request, Response, Url,
     dns::{Addrs, Name, Resolve, Resolving},
 };
+use rustix::io::Errno;
 use rustls::crypto::ring;
 use tokio::time::{Instant, timeout_at};
+use tracing::warn;
 
 /// The most of an answer that is read; what goes on behind it costs the connection.
 const ANSWER_BYTES: usize = 64 << 10;
 
+/// How often idle connections are let go, at most.
+const RELIEF: Duration = Duration::from_secs(1);
+
 /// A client for callbacks.
-#[derive(Clone)]
 pub struct Callbacks {
-    client: Client,
+    client: RwLock<Client>,
+    settings: Settings,
+    relieved: Mutex<Option<Instant>>,
+}
+
+/// What a client is made of.
+struct Settings {
     policy: EgressPolicy,
+    connect_timeout: Duration,
     request_timeout: Duration,
+    idle_per_host: usize,
 }
 
 /// What a subscriber answered.
@@ -38,12 +56,18 @@ pub struct Answer {
 
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
-#[error("{detail}")]
-pub struct NoAnswer {
-    /// The kind of failure.
-    pub failure: Failure,
-    /// In words.
-    pub detail: String,
+pub enum NoAnswer {
+    /// The attempt failed.
+    #[error("{}: {detail}", .failure.as_str())]
+    Failed {
+        /// The kind of failure.
+        failure: Failure,
+        /// In words.
+        detail: String,
+    },
+    /// This machine lacked what a request takes, such as descriptors: nothing was attempted.
+    #[error("{0}")]
+    Exhausted(String),
 }
 
 /// Marks a refusal of the egress policy inside an error's chain.
@@ -81,32 +105,46 @@ impl Callbacks {
     ) -> Result<Self, reqwest::Error> {
         // Several daemons in one process meet here; the first one installs it.
         let _ = ring::default_provider().install_default();
-        let client = Client::builder()
-            .redirect(reqwest::redirect::Policy::none())
-            .no_proxy()
-            .referer(false)
-            .http1_only()
-            .tcp_nodelay(true)
-            .connect_timeout(connect_timeout)
-            .pool_max_idle_per_host(idle_per_host)
-            .pool_idle_timeout(Duration::from_secs(30))
-            .dns_resolver(Arc::new(Guarded(policy.clone())))
-            .build()?;
-        Ok(Self { client, policy, request_timeout })
+        let settings = Settings { policy, connect_timeout, request_timeout, idle_per_host };
+        Ok(Self { client: RwLock::new(settings.client()?), settings, relieved: Mutex::default() })
+    }
+
+    /// Lets go of all idle connections: the next request begins with a client that has none.
+    fn relieve(&self, why: &str) {
+        let mut relieved = self.relieved.lock().unwrap_or_else(PoisonError::into_inner);
+        if relieved.is_some_and(|last| last.elapsed() < RELIEF) {
+            return;
+        }
+        *relieved = Some(Instant::now());
+        match self.settings.client() {
+            Ok(client) => {
+                warn!(why, "cannot connect for want of resources; idle connections are let go");
+                *self.client.write().unwrap_or_else(PoisonError::into_inner) = client;
+            }
+            Err(error) => warn!(why, %error, "cannot connect for want of resources"),
+        }
     }
 
     /// Sends a request and reads the answer, all within the request timeout.
     pub async fn send(&self, request: Request) -> Result<Answer, NoAnswer> {
         self.permitted(request.url())?;
-        let deadline = Instant::now() + self.request_timeout;
-        let late = |what: &str| NoAnswer {
+        let timeout = self.settings.request_timeout;
+        let deadline = Instant::now() + timeout;
+        let late = |what: &str| NoAnswer::Failed {
             failure: Failure::Timeout,
-            detail: format!("no {what} within {} ms", self.request_timeout.as_millis()),
+            detail: format!("no {what} within {} ms", timeout.as_millis()),
         };
-        let response = timeout_at(deadline, self.client.execute(request))
+        let client = self.client.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let response = timeout_at(deadline, client.execute(request))
             .await
             .map_err(|_| late("answer"))?
-            .map_err(|error| classified(&error))?;
+            .map_err(|error| {
+                let no_answer = classified(&error);
+                if let NoAnswer::Exhausted(detail) = &no_answer {
+                    self.relieve(detail);
+                }
+                no_answer
+            })?;
         let status = response.status().as_u16();
         let retry_after = response
             .headers()
@@ -123,13 +161,32 @@ impl Callbacks {
             Some(url::Host::Ipv4(address)) => address.into(),
             Some(url::Host::Ipv6(address)) => address.into(),
             Some(url::Host::Domain(_)) => return Ok(()),
-            None => return Err(NoAnswer { failure: Failure::Blocked, detail: "the URL has no host".into() }),
+            None => {
+                let detail = "the URL has no host".into();
+                return Err(NoAnswer::Failed { failure: Failure::Blocked, detail });
+            }
         };
-        if self.policy.permits(address) {
+        if self.settings.policy.permits(address) {
             return Ok(());
         }
         let detail = format!("{address} may not be called; egress.allow can permit it");
-        Err(NoAnswer { failure: Failure::Blocked, detail })
+        Err(NoAnswer::Failed { failure: Failure::Blocked, detail })
+    }
+}
+
+impl Settings {
+    fn client(&self) -> Result<Client, reqwest::Error> {
+        Client::builder()
+            .redirect(reqwest::redirect::Policy::none())
+            .no_proxy()
+            .referer(false)
+            .http1_only()
+            .tcp_nodelay(true)
+            .connect_timeout(self.connect_timeout)
+            .pool_max_idle_per_host(self.idle_per_host)
+            .pool_idle_timeout(Duration::from_secs(30))
+            .dns_resolver(Arc::new(Guarded(self.policy.clone())))
+            .build()
     }
 }
 
@@ -163,8 +220,10 @@ fn classified(error: &reqwest::Error) -> NoAnswer {
         failure = Failure::Timeout;
     }
     let mut source = error.source();
+    let mut exhausted = false;
     while let Some(cause) = source {
         let text = cause.to_string();
+        exhausted |= error.is_connect() && cause.downcast_ref::<io::Error>().is_some_and(is_exhaustion);
         if cause.is::<Refused>() {
             failure = Failure::Blocked;
         } else if cause.is::<rustls::Error>() {
@@ -183,7 +242,13 @@ fn classified(error: &reqwest::Error) -> NoAnswer {
     if chain.is_empty() {
         chain.push(error.to_string());
     }
-    NoAnswer { failure, detail: chain.join(": ") }
+    let detail = chain.join(": ");
+    if exhausted { NoAnswer::Exhausted(detail) } else { NoAnswer::Failed { failure, detail } }
+}
+
+/// Whether this machine, and not the subscriber, could not do it.
+fn is_exhaustion(error: &io::Error) -> bool {
+    matches!(Errno::from_io_error(error), Some(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM))
 }
 
 #[cfg(test)]
@@ -193,5 +258,20 @@ mod tests {
     #[test]
     fn answers_are_shown_safely() {
         assert_eq!(shown(b"ok\x1b[2J\xff\n"), "ok\u{fffd}[2J\u{fffd}\n");
+    }
+
+    #[test]
+    fn only_what_this_machine_lacks_is_exhaustion() {
+        for (errno, is) in [
+            (Errno::MFILE, true),
+            (Errno::NFILE, true),
+            (Errno::NOBUFS, true),
+            (Errno::NOMEM, true),
+            (Errno::CONNREFUSED, false),
+            (Errno::HOSTUNREACH, false),
+        ] {
+            assert_eq!(is_exhaustion(&io::Error::from_raw_os_error(errno.raw_os_error())), is, "{errno:?}");
+        }
+        assert!(!is_exhaustion(&io::Error::other("a wrapper")));
     }
 }

@@ -29,6 +29,8 @@ pub struct Config {
 pub struct WorkerSection {
     /// The most deliveries taken and not settled.
     pub max_in_flight: usize,
+    /// No more is taken while so many bytes are taken and not settled.
+    pub max_in_flight_bytes: usize,
     /// The most deliveries of one subscription in one take.
     pub quantum: usize,
     /// The most bytes of one subscription in one take.
@@ -55,6 +57,7 @@ impl Default for WorkerSection {
     fn default() -> Self {
         Self {
             max_in_flight: 512,
+            max_in_flight_bytes: 256 << 20,
             quantum: 64,
             quantum_bytes: 1 << 20,
             lease_ms: 30_000,
@@ -72,6 +75,10 @@ impl Default for WorkerSection {
 /// What each key does, for the reference page.
 pub const DOCS: Docs = &[
     ("worker.max_in_flight", "the most deliveries that this worker has taken and not settled"),
+    (
+        "worker.max_in_flight_bytes",
+        "no more deliveries are taken while those taken and not settled have so many bytes in Redis",
+    ),
     (
         "worker.quantum",
         "the most deliveries of one subscription in one take, before the next one has its turn",
@@ -118,12 +125,16 @@ impl Configuration for Config {
 pub struct WorkerConfig {
     /// The most deliveries taken and not settled.
     pub max_in_flight: usize,
+    /// No more is taken while so many bytes are taken and not settled.
+    pub max_in_flight_bytes: usize,
     /// The most deliveries of one subscription in one take.
     pub quantum: usize,
     /// The most bytes of one subscription in one take.
     pub quantum_bytes: usize,
     /// How long a delivery may stay with a worker that is not heard of it again.
     pub lease: Duration,
+    /// A request begins no later than this after its lease: it could not be settled in time.
+    pub latest_start: Duration,
     /// How long connecting may take.
     pub connect_timeout: Duration,
     /// How long a whole request may take.
@@ -150,6 +161,7 @@ impl Config {
             "worker.max_in_flight = {} must be at most 100000",
             raw.max_in_flight
         );
+        ensure!(raw.max_in_flight_bytes > 0, "worker.max_in_flight_bytes = 0 must be at least 1");
         ensure!(
             raw.quantum > 0 && raw.quantum <= 1_000,
             "worker.quantum = {} must be 1 to 1000",
@@ -168,9 +180,11 @@ impl Config {
         let ms = Duration::from_millis;
         Ok(WorkerConfig {
             max_in_flight: raw.max_in_flight,
+            max_in_flight_bytes: raw.max_in_flight_bytes,
             quantum: raw.quantum,
             quantum_bytes: raw.quantum_bytes,
             lease: ms(raw.lease_ms),
+            latest_start: ms(raw.lease_ms - raw.request_timeout_ms - settling / 2),
             connect_timeout: ms(raw.connect_timeout_ms),
             request_timeout: ms(raw.request_timeout_ms),
             sweep: ms(raw.sweep_ms),
@@ -208,7 +222,9 @@ mod tests {
             "{error}"
         );
         config.worker = WorkerSection { request_timeout_ms: 200, lease_ms: 300, ..WorkerSection::default() };
-        config.check().unwrap();
+        assert_eq!(config.checked().unwrap().latest_start, Duration::from_millis(50));
+        config.worker = WorkerSection::default();
+        assert_eq!(config.checked().unwrap().latest_start, Duration::from_secs(13));
     }
 
     #[test]

@@ -7,12 +7,14 @@ use postroad_model::{
         Attempt, DeadReason, Failure, Health, Hold, Outcome, Place as Goes, Verdict, judge, parse_retry_after,
     },
     message::Message,
+    subscription::RetryPolicy,
 };
 use postroad_store::{Lease, Settlement, entry::EntryError};
 use tokio::time::Instant;
 use tracing::{debug, error};
 
 use crate::{
+    client::NoAnswer,
     metrics::{AttemptEnd, AttemptLabels, DeadLabels},
     places::Place,
     request,
@@ -23,17 +25,21 @@ use crate::{
 /// How long an entry of a newer format is left for newer workers.
 const NEWER_WAIT_MS: u64 = 5_000;
 
+/// How long a delivery waits for which this machine lacked descriptors or memory.
+const EXHAUSTED_WAIT_MS: u64 = 1_000;
+/// How long a subscription waits whose settings this worker cannot read.
+const UNREADABLE_WAIT_MS: u64 = 5_000;
+
 /// Delivers what a lease stands for.
 pub async fn deliver(shared: Shared, lease: Lease, target: Arc<Target>, place: Place) {
     let message = match lease.entry.decode() {
         Ok(message) => message,
         Err(error) => return shared.settle(unreadable(&shared, lease, &error), Some(place)),
     };
-    let settlement = if lease.tries.progress.runs_alone() {
-        let _alone = shared.alone.write().await;
-        attempt(&shared, lease, &target, &message).await
+    // Begun now it might come when another worker has it already.
+    let settlement = if lease.since.elapsed() > shared.config.latest_start {
+        unsent(lease)
     } else {
-        let _beside_others = shared.alone.read().await;
         attempt(&shared, lease, &target, &message).await
     };
     shared.settle(settlement, Some(place));
@@ -45,19 +51,18 @@ async fn attempt(shared: &Shared, lease: Lease, target: &Target, message: &Messa
     let expired = message.metadata.ttl.is_some_and(|ttl| {
         lease.accepted_ms.saturating_add(ttl.saturating_mul(1_000)) <= shared.redis_now_ms()
     });
-    let (outcome, attempt) = if expired {
-        (Outcome::Expired, None)
-    } else {
-        let (outcome, attempt) = send(shared, &lease, target, message).await;
-        (outcome, Some(attempt))
-    };
-    let verdict = judge(
+    let (outcome, attempt) =
+        if expired { (Outcome::Expired, None) } else { send(shared, &lease, target, message).await };
+    let mut verdict = judge(
         &subscription.retry,
         subscription.auto_ack,
         lease.tries.progress,
         &outcome,
         rand::random::<f64>(),
     );
+    if outcome == Outcome::Unsent {
+        verdict.place = Goes::Later { delay_ms: EXHAUSTED_WAIT_MS };
+    }
     count(shared, &outcome, verdict.place);
     debug!(
         message.id = %message.id,
@@ -69,14 +74,19 @@ async fn attempt(shared: &Shared, lease: Lease, target: &Target, message: &Messa
     Settlement { lease, verdict, attempt, ack_timeout: Duration::from_secs(subscription.ack_timeout) }
 }
 
-async fn send(shared: &Shared, lease: &Lease, target: &Target, message: &Message) -> (Outcome, Attempt) {
+async fn send(
+    shared: &Shared,
+    lease: &Lease,
+    target: &Target,
+    message: &Message,
+) -> (Outcome, Option<Attempt>) {
     let number = lease.tries.progress.attempts + 1;
     let started_at_ms = shared.clock.now_ms();
     let mut attempt =
         Attempt { number, started_at_ms, duration_ms: 0, status: None, error: None, response: None };
     let Some(url) = &target.url else {
         attempt.error = Some("the callback URL may not be called; egress.allow can permit it".into());
-        return (Outcome::Failed(Failure::Blocked), attempt);
+        return (Outcome::Failed(Failure::Blocked), Some(attempt));
     };
     let request = request::build(target, url, message, number, started_at_ms, rand::random());
     let began = Instant::now();
@@ -91,11 +101,14 @@ async fn send(shared: &Shared, lease: &Lease, target: &Target, message: &Message
             }
             let now_ms = shared.clock.now_ms();
             let retry_after_ms = answer.retry_after.and_then(|text| parse_retry_after(&text, now_ms));
-            (Outcome::Answered { status: answer.status, retry_after_ms }, attempt)
+            (Outcome::Answered { status: answer.status, retry_after_ms }, Some(attempt))
         }
         Err(no_answer) => {
-            attempt.error = Some(format!("{}: {}", no_answer.failure.as_str(), no_answer.detail));
-            (Outcome::Failed(no_answer.failure), attempt)
+            attempt.error = Some(no_answer.to_string());
+            match no_answer {
+                NoAnswer::Failed { failure, .. } => (Outcome::Failed(failure), Some(attempt)),
+                NoAnswer::Exhausted(_) => (Outcome::Unsent, None),
+            }
         }
     }
 }
@@ -114,6 +127,21 @@ fn unreadable(shared: &Shared, lease: Lease, why: &EntryError) -> Settlement {
     };
     let verdict = Verdict { place, progress: lease.tries.progress, health: Health::Unknown, hold: Hold::No };
     Settlement { lease, verdict, attempt: None, ack_timeout: Duration::ZERO }
+}
+
+/// A lease that was not used.
+pub fn unsent(lease: Lease) -> Settlement {
+    let verdict = judge(&RetryPolicy::default(), true, lease.tries.progress, &Outcome::Unsent, 0.0);
+    debug_assert_eq!((verdict.health, verdict.hold), (Health::Unknown, Hold::No));
+    Settlement { verdict, lease, attempt: None, ack_timeout: Duration::ZERO }
+}
+
+/// A lease of a subscription whose settings cannot be read: all of it waits, or its queue would be taken and
+/// given back without end.
+pub fn waiting(lease: Lease) -> Settlement {
+    let mut settlement = unsent(lease);
+    settlement.verdict.hold = Hold::For { ms: UNREADABLE_WAIT_MS };
+    settlement
 }
 
 /// Counts an outcome and where it leads.

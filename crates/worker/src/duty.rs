@@ -1,25 +1,26 @@
-//! A worker's duties besides delivering: being heard, timers, and what crashes leave lying.
+//! A worker's duties besides delivering: being heard, and timers.
 //!
 //! Each lane is looked after by one living worker, found from the list of the living by hashing. Two that
 //! disagree for a moment do no harm: every repair is one script and changes nothing the second time.
 
 use std::{
-    sync::{Arc, Mutex, PoisonError, atomic::Ordering},
-    time::Duration,
+    collections::HashSet,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
 };
 
 use postroad_daemon::health::Readiness;
 use postroad_member::life;
 use postroad_model::{
-    delivery::{Outcome, judge},
-    id::SubscriptionId,
+    delivery::{Outcome, Place, judge},
     placement::stable_hash,
+    subscription::RetryPolicy,
 };
 use postroad_store::{Lease, Settlement, StoreError};
 use serde_json::json;
 use tracing::{error, info, warn};
 
-use crate::{deliver::count, outbox, shared::Shared};
+use crate::{deliver::count, shared::Shared, targets::Known};
 
 /// How a worker names itself among the living.
 pub const KIND: &str = "worker";
@@ -57,13 +58,17 @@ pub async fn announce_forever(shared: Shared, living: Living, readiness: Readine
     let mut skewed = false;
     loop {
         let about = life::about(KIND, json!({ "in_flight": shared.places.taken() }));
-        let before = shared.clock.now_ms();
+        let asked = Instant::now();
         let heard = shared.store.announce(&member, &about).await;
         life::redis_is(&readiness, &heard);
+        if let Err(error) = &heard {
+            shared.outage.failed(error);
+        }
         if let Ok(members) = heard {
-            let here = before.midpoint(shared.clock.now_ms());
-            let ahead = i64::try_from(members.now_ms).unwrap_or(0) - i64::try_from(here).unwrap_or(0);
-            shared.redis_ahead_ms.store(ahead, Ordering::Relaxed);
+            shared.outage.answered();
+            shared.redis_clock.set(members.now_ms, asked + asked.elapsed() / 2);
+            let (there, here) = (shared.redis_now_ms(), shared.clock.now_ms());
+            let ahead = i64::try_from(there).unwrap_or(0) - i64::try_from(here).unwrap_or(0);
             shared.metrics.clock_offset_ms.set(ahead);
             if ahead.abs() > SKEW_MS && !skewed {
                 warn!(
@@ -83,20 +88,48 @@ pub fn member_name(consumer: &str) -> String {
     format!("{KIND}-{}", consumer.trim_start_matches("w-"))
 }
 
+/// Lanes that are ill, so that each is told of once. One that is keeps nothing from the others.
+#[derive(Default)]
+pub struct Ill(HashSet<u16>);
+
+impl Ill {
+    /// How it went at a lane. Whether to go on with the next one: not while Redis is away.
+    pub fn note(&mut self, shared: &Shared, what: &str, lane: u16, result: Result<(), StoreError>) -> bool {
+        match result {
+            Ok(()) => {
+                if self.0.remove(&lane) {
+                    info!(lane, "{what} a lane goes on");
+                }
+                true
+            }
+            Err(error) if error.is_transient() => {
+                shared.outage.failed(&error);
+                false
+            }
+            Err(error) => {
+                if self.0.insert(lane) {
+                    error!(lane, %error, "{what} a lane failed");
+                }
+                true
+            }
+        }
+    }
+}
+
 /// Promotes what is due: at its time where this worker knows it, within a second where it does not.
 pub async fn promote_forever(shared: Shared, living: Living) {
     let mut all_at = tokio::time::Instant::now() + TIMERS_EVERY;
+    let mut ill = Ill::default();
     loop {
         let (mut lanes, next) = shared.lanes.take_due();
         if tokio::time::Instant::now() >= all_at {
-            lanes = lanes_of(&member_name(&shared.me), &living.names(), shared.store.layout().lanes);
+            let kept = lanes_of(&member_name(&shared.me), &living.names(), shared.store.layout().lanes);
+            lanes.retain(|lane| kept.binary_search(lane).is_err());
+            lanes.extend(kept);
             all_at = tokio::time::Instant::now() + TIMERS_EVERY;
         }
-        if !lanes.is_empty()
-            && let Err(error) = promote(&shared, &lanes).await
-            && !error.is_transient()
-        {
-            error!(%error, "promoting failed");
+        if !lanes.is_empty() {
+            promote(&shared, &lanes, &mut ill).await;
         }
         let until = next.map_or(all_at, |next| all_at.min(next.into()));
         tokio::select! {
@@ -106,33 +139,52 @@ pub async fn promote_forever(shared: Shared, living: Living) {
     }
 }
 
-async fn promote(shared: &Shared, lanes: &[u16]) -> Result<(), StoreError> {
-    for (lane, promoted) in lanes.iter().zip(shared.store.promote(&shared.me, lanes).await?) {
-        let promoted = promoted?;
-        if let Some(due) = promoted.next_due {
-            shared.lanes.due_in(*lane, due);
-        }
-        if promoted.handled > 0 {
-            shared.lanes.heat([*lane]);
-        }
-        judge_all(shared, promoted.missed, &Outcome::AckMissed).await?;
+async fn promote(shared: &Shared, lanes: &[u16], ill: &mut Ill) {
+    let answers = match shared.store.promote(&shared.me, lanes).await {
+        Ok(answers) => answers,
+        Err(error) => return shared.outage.failed(&error),
+    };
+    for (lane, answer) in lanes.iter().zip(answers) {
+        let result = async {
+            let promoted = answer?;
+            if let Some(due) = promoted.next_due {
+                shared.lanes.due_in(*lane, due);
+            }
+            if promoted.handled > 0 {
+                shared.lanes.heat([*lane]);
+            }
+            judge_all(shared, promoted.missed, &Outcome::AckMissed).await
+        };
+        ill.note(shared, "promoting", *lane, result.await);
     }
-    Ok(())
 }
 
+/// How long a missed acknowledgment waits for settings that this worker cannot read.
+const UNREADABLE_WAIT: Duration = Duration::from_secs(5);
+
 /// Judges deliveries that nobody attempted, on the same path as attempts.
-async fn judge_all(shared: &Shared, leases: Vec<Lease>, outcome: &Outcome) -> Result<(), StoreError> {
+pub async fn judge_all(shared: &Shared, leases: Vec<Lease>, outcome: &Outcome) -> Result<(), StoreError> {
     if leases.is_empty() {
         return Ok(());
     }
-    let targets = shared.targets.of(&leases).await?;
-    for (lease, target) in leases.into_iter().zip(targets) {
-        let Some(target) = target else { continue };
-        let verdict =
-            judge(&target.subscription.retry, true, lease.tries.progress, outcome, rand::random::<f64>());
+    let known = shared.targets.of(&leases).await?;
+    for (lease, known) in leases.into_iter().zip(known) {
+        let policy = match &known {
+            Known::Target(target) => target.subscription.retry,
+            Known::Unreadable => RetryPolicy::default(),
+            Known::Cancelled => continue,
+        };
+        let mut verdict = judge(&policy, true, lease.tries.progress, outcome, rand::random::<f64>());
+        let mut attempt = Some(noted(shared, outcome));
+        let mut ack_timeout = Duration::ZERO;
+        if matches!((&known, outcome), (Known::Unreadable, Outcome::AckMissed)) {
+            // Whether there is another try only its settings say.
+            verdict.place = Place::AwaitingAck;
+            verdict.progress = lease.tries.progress;
+            (attempt, ack_timeout) = (None, UNREADABLE_WAIT);
+        }
         count(shared, outcome, verdict.place);
-        let attempt = Some(noted(shared, outcome));
-        shared.settle(Settlement { lease, verdict, attempt, ack_timeout: Duration::ZERO }, None);
+        shared.settle(Settlement { lease, verdict, attempt, ack_timeout }, None);
     }
     Ok(())
 }
@@ -150,72 +202,6 @@ fn noted(shared: &Shared, outcome: &Outcome) -> postroad_model::delivery::Attemp
         status: None,
         error: Some(error.into()),
         response: None,
-    }
-}
-
-/// Looks for what crashes left lying.
-pub async fn sweep_forever(shared: Shared, living: Living) {
-    loop {
-        // Not all workers at the same moment.
-        tokio::time::sleep(shared.config.sweep.mul_f64(0.75 + rand::random::<f64>() / 2.0)).await;
-        let names = living.names();
-        let lanes = lanes_of(&member_name(&shared.me), &names, shared.store.layout().lanes);
-        let consumers: Vec<String> =
-            names.iter().map(|name| format!("w-{}", name.trim_start_matches("worker-"))).collect();
-        let result = async {
-            for lane in &lanes {
-                sweep(&shared, *lane, &consumers).await?;
-            }
-            outbox::empty(&shared, &lanes).await
-        };
-        if let Err(error) = result.await
-            && !error.is_transient()
-        {
-            error!(%error, "sweeping failed");
-        }
-    }
-}
-
-async fn sweep(shared: &Shared, lane: u16, workers: &[String]) -> Result<(), StoreError> {
-    let mut cursor = Some(0);
-    while let Some(from) = cursor {
-        let swept = shared.store.sweep(&shared.me, shared.config.lease, lane, from, workers).await?;
-        cursor = swept.cursor;
-        if swept.rearmed > 0 {
-            info!(lane, count = swept.rearmed, "mended tokens or timers that were missing");
-            shared.metrics.rearmed.inc_by(swept.rearmed);
-        }
-        if swept.missing > 0 {
-            error!(lane, count = swept.missing, "entries vanished from a queue while they were pending");
-            shared.metrics.lost.inc_by(swept.missing);
-        }
-        if !swept.lost.is_empty() {
-            info!(lane, count = swept.lost.len(), "took deliveries from a worker that was lost");
-            shared.metrics.reclaimed.inc_by(u64::try_from(swept.lost.len()).unwrap_or(0));
-            judge_all(shared, swept.lost, &Outcome::WorkerLost).await?;
-        }
-        for id in swept.unknown {
-            introduce(shared, &id).await?;
-        }
-    }
-    Ok(())
-}
-
-/// A lane holds entries of a subscription whose settings it lacks.
-async fn introduce(shared: &Shared, id: &str) -> Result<(), StoreError> {
-    let Ok(id) = SubscriptionId::new(id) else { return Ok(()) };
-    match shared.store.subscription(&id).await? {
-        Some(known) => {
-            info!(subscription.id = %id, "applied settings that its lane lacked");
-            shared.store.apply(&known.subscription, known.change, shared.config.limits).await.map(drop)
-        }
-        // Cancelled, and the tombstone is gone too: what was queued since goes with it.
-        None => {
-            shared
-                .store
-                .apply_cancelled(&id, postroad_store::StreamId { ms: shared.redis_now_ms(), seq: 0 })
-                .await
-        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! Which lanes are worth a look, and which timers of theirs are due when.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeSet, HashMap, VecDeque},
     sync::{Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
@@ -26,6 +26,10 @@ struct State {
     next: u16,
     /// Lanes whose tokens up to an entry were passed over: nothing new for this worker up to there.
     passed: HashMap<u16, StreamId>,
+    /// Lanes that refuse to be taken from, and when to ask them again.
+    resting: HashMap<u16, Instant>,
+    /// Lanes where suspects were put off, those first that have waited longest.
+    suspects: VecDeque<u16>,
     /// When lanes' next timers are due.
     due: HashMap<u16, Instant>,
 }
@@ -37,7 +41,13 @@ impl Lanes {
 
     /// Tokens lie there.
     pub fn heat(&self, lanes: impl IntoIterator<Item = u16>) {
-        self.lock().hot.extend(lanes);
+        let mut state = self.lock();
+        for lane in lanes {
+            if !state.resting.contains_key(&lane) {
+                state.hot.insert(lane);
+            }
+        }
+        drop(state);
         self.hot.notify_one();
     }
 
@@ -86,15 +96,62 @@ impl Lanes {
         let mut state = self.lock();
         let passed: Vec<u16> = state.passed.drain().map(|(lane, _)| lane).collect();
         if !passed.is_empty() {
-            state.hot.extend(passed);
             drop(state);
-            self.hot.notify_one();
+            self.heat(passed);
         }
     }
 
-    /// Up to where tokens were passed over, by lane.
+    /// The same for some lanes: of some subscription there nothing is held any more.
+    pub fn forget_passed_in(&self, lanes: impl IntoIterator<Item = u16>) {
+        let mut state = self.lock();
+        let passed: Vec<u16> = lanes.into_iter().filter(|lane| state.passed.remove(lane).is_some()).collect();
+        if !passed.is_empty() {
+            drop(state);
+            self.heat(passed);
+        }
+    }
+
+    /// Up to where tokens need no look, by lane: they were passed over, or the lane rests.
     pub fn passed(&self) -> HashMap<u16, StreamId> {
-        self.lock().passed.clone()
+        let state = self.lock();
+        let mut passed = state.passed.clone();
+        passed.extend(state.resting.keys().map(|lane| (*lane, StreamId::LAST)));
+        passed
+    }
+
+    /// A lane refuses: it is left alone for a while, so that it disturbs no other.
+    pub fn rest(&self, lane: u16, during: Duration) {
+        let mut state = self.lock();
+        state.hot.remove(&lane);
+        state.resting.insert(lane, Instant::now() + during);
+    }
+
+    /// Lanes that have rested enough are worth a look again.
+    pub fn wake(&self) {
+        let now = Instant::now();
+        let mut state = self.lock();
+        let rested: Vec<u16> =
+            state.resting.iter().filter(|(_, until)| **until <= now).map(|(lane, _)| *lane).collect();
+        if !rested.is_empty() {
+            state.resting.retain(|_, until| *until > now);
+            drop(state);
+            self.heat(rested);
+        }
+    }
+
+    /// Suspects were put off there.
+    pub fn put_off(&self, lane: u16) {
+        let mut state = self.lock();
+        if !state.suspects.contains(&lane) {
+            state.suspects.push_back(lane);
+        }
+    }
+
+    /// Which of these lanes may hand out a suspect now.
+    pub fn next_suspect(&self, hot: &[u16]) -> Option<u16> {
+        let suspects = &mut self.lock().suspects;
+        let waiting = suspects.iter().position(|lane| hot.contains(lane));
+        waiting.and_then(|at| suspects.remove(at)).or_else(|| hot.first().copied())
     }
 
     /// A lane's next timer is due after so long.
@@ -149,6 +206,42 @@ mod tests {
         lanes.forget_passed();
         assert_eq!(lanes.take_hot(9), [4]);
         assert!(lanes.passed().is_empty());
+    }
+
+    #[test]
+    fn what_one_lane_passed_over_comes_back_alone() {
+        let lanes = Lanes::default();
+        lanes.pass(4, StreamId { ms: 1, seq: 0 });
+        lanes.pass(5, StreamId { ms: 1, seq: 0 });
+        lanes.forget_passed_in([3, 5]);
+        assert_eq!(lanes.take_hot(9), [5]);
+        assert_eq!(lanes.passed().into_keys().collect::<Vec<_>>(), [4]);
+    }
+
+    #[test]
+    fn a_lane_that_refuses_is_left_alone_for_a_while() {
+        let lanes = Lanes::default();
+        lanes.heat([1, 2]);
+        lanes.rest(1, Duration::from_secs(60));
+        lanes.rest(3, Duration::ZERO);
+        lanes.heat([1, 2, 3]);
+        assert_eq!(lanes.take_hot(9), [2]);
+        assert_eq!(lanes.passed(), HashMap::from([(1, StreamId::LAST), (3, StreamId::LAST)]));
+        lanes.wake();
+        assert_eq!((lanes.take_hot(9), lanes.passed().len()), (vec![3], 1));
+    }
+
+    #[test]
+    fn lanes_with_suspects_take_turns() {
+        let lanes = Lanes::default();
+        assert_eq!((lanes.next_suspect(&[]), lanes.next_suspect(&[7, 8])), (None, Some(7)));
+        lanes.put_off(9);
+        lanes.put_off(8);
+        lanes.put_off(9);
+        assert_eq!(lanes.next_suspect(&[7, 8, 9]), Some(9));
+        lanes.put_off(9);
+        assert_eq!(lanes.next_suspect(&[7, 8, 9]), Some(8));
+        assert_eq!(lanes.next_suspect(&[7, 8]), Some(7));
     }
 
     #[test]

@@ -3,7 +3,8 @@
 //! The heart is four lines, each a file or a function of that name: [`take`] turns ready tokens into leases,
 //! `send` makes a signed request of each, `judge` (in `postroad-model`) says what its outcome leads to, and
 //! [`settle`] brings the verdict back, many in one flight. [`deliver`] is the way of one delivery;
-//! [`duty`] is what a worker does besides: being heard, due timers, and what crashes left lying.
+//! [`duty`] is what a worker does besides: being heard, and due timers; [`sweep`] finds what crashes left
+//! lying.
 //!
 //! What it guarantees: a delivery that it holds is settled, given back or reclaimed after its lease; at most
 //! `worker.max_in_flight` deliveries are taken and not settled at any time, so that is the most that a kill
@@ -16,26 +17,28 @@ pub mod deliver;
 pub mod duty;
 pub mod lanes;
 pub mod metrics;
+pub mod outage;
 pub mod outbox;
 pub mod places;
+pub mod redis_clock;
 pub mod request;
 pub mod settle;
 pub mod shared;
+pub mod sweep;
 pub mod take;
 pub mod targets;
 
-use std::{
-    sync::{Arc, atomic::AtomicI64},
-    time::Duration,
-};
+use std::time::Duration;
 
-use postroad_daemon::{health::Readiness, metrics::registry, process::Context, stop::Stop};
+use postroad_daemon::{
+    health::Readiness,
+    metrics::registry,
+    process::{Context, descriptors},
+    stop::Stop,
+};
 use postroad_member::life::{self, Side};
 use postroad_store::Store;
-use tokio::{
-    sync::{RwLock, mpsc},
-    task::JoinSet,
-};
+use tokio::{sync::mpsc, task::JoinSet};
 use tracing::{info, warn};
 
 use client::Callbacks;
@@ -81,14 +84,15 @@ async fn work(
         config.egress.clone(),
         config.connect_timeout,
         config.request_timeout,
-        config.max_in_flight,
+        // With so many hosts idle connections may take all descriptors; then they are let go.
+        (descriptors() / 32).clamp(8, config.max_in_flight),
     )?;
     let shared = Shared::new(Inner {
         targets: Targets::new(store.clone(), config.egress.clone()),
-        places: Places::new(config.max_in_flight),
+        places: Places::new(config.max_in_flight, config.max_in_flight_bytes),
         lanes: lanes::Lanes::default(),
-        alone: Arc::new(RwLock::new(())),
-        redis_ahead_ms: AtomicI64::new(0),
+        redis_clock: redis_clock::RedisClock::default(),
+        outage: outage::Outage::default(),
         store,
         me,
         config,
@@ -104,7 +108,7 @@ async fn work(
     let mut duties = JoinSet::new();
     duties.spawn(duty::announce_forever(shared.clone(), living.clone(), readiness));
     duties.spawn(duty::promote_forever(shared.clone(), living.clone()));
-    duties.spawn(duty::sweep_forever(shared.clone(), living));
+    duties.spawn(sweep::sweep_forever(shared.clone(), living));
     let mut taking = JoinSet::new();
     taking.spawn(take::watch_forever(shared.clone()));
     taking.spawn(take::take_forever(shared.clone()));

@@ -5,7 +5,7 @@
 //! note goes. Each step may be repeated: the change is made only while the record still says active, and the
 //! event's id comes from the note.
 
-use std::sync::Arc;
+use std::{collections::HashSet, sync::Arc};
 
 use bytes::Bytes;
 use postroad_model::{
@@ -15,26 +15,65 @@ use postroad_model::{
     subscription::{Status, Subscription},
     time::Time,
 };
-use postroad_store::{Acceptance, IdKey, OutboxEntry, StoreError, entry::Entry};
+use postroad_store::{Acceptance, IdKey, OutboxEntry, StoreError, StreamId, entry::Entry};
 use serde_json::json;
-use tracing::{error, warn};
+use tracing::{debug, error, warn};
 
 use crate::shared::Shared;
 
 /// The channel on which Postroad tells of itself.
 const EVENTS: &str = "postroad.events";
 
-/// Carries out what lies in the outboxes of lanes.
-pub async fn empty(shared: &Shared, lanes: &[u16]) -> Result<(), StoreError> {
-    for entry in shared.store.outbox(lanes).await? {
-        if entry.kind == "disabled" {
-            disabled(shared, &entry).await?;
-        } else {
-            error!(lane = entry.lane, kind = entry.kind, "dropped an outbox entry of unknown kind");
+/// Carries out what lies in the outboxes of lanes. A note that cannot be carried out stays and keeps no other;
+/// `ill` is what was told of already.
+pub async fn empty(
+    shared: &Shared,
+    lanes: &[u16],
+    ill: &mut HashSet<(u16, StreamId)>,
+) -> Result<(), StoreError> {
+    for entry in notes(shared, lanes).await? {
+        let note = (entry.lane, entry.id);
+        match carry_out(shared, &entry).await {
+            Ok(()) => {
+                ill.remove(&note);
+            }
+            Err(error) if error.is_transient() => return Err(error),
+            // Its owner changed the subscription just now.
+            Err(StoreError::Conflict(_)) => {}
+            Err(error) => {
+                if ill.insert(note) {
+                    error!(lane = entry.lane, note = %entry.id, %error, "could not carry out an outbox entry");
+                }
+            }
         }
-        shared.store.outbox_done(&entry).await?;
     }
     Ok(())
+}
+
+/// All lanes' at once; lane by lane where one has none that can be read.
+async fn notes(shared: &Shared, lanes: &[u16]) -> Result<Vec<OutboxEntry>, StoreError> {
+    match shared.store.outbox(lanes).await {
+        Err(error) if !error.is_transient() => {}
+        result => return result,
+    }
+    let mut all = Vec::new();
+    for lane in lanes {
+        match shared.store.outbox(&[*lane]).await {
+            Ok(notes) => all.extend(notes),
+            Err(error) if error.is_transient() => return Err(error),
+            Err(error) => debug!(lane, %error, "cannot read an outbox"),
+        }
+    }
+    Ok(all)
+}
+
+async fn carry_out(shared: &Shared, entry: &OutboxEntry) -> Result<(), StoreError> {
+    if entry.kind == "disabled" {
+        disabled(shared, entry).await?;
+    } else {
+        error!(lane = entry.lane, kind = entry.kind, "dropped an outbox entry of unknown kind");
+    }
+    shared.store.outbox_done(entry).await
 }
 
 async fn disabled(shared: &Shared, entry: &OutboxEntry) -> Result<(), StoreError> {

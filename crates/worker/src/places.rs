@@ -3,24 +3,21 @@
 //! A place is taken with a lease and freed when the lease is settled, or when whoever held it panics.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeSet, HashMap, HashSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::{Duration, Instant},
 };
 
-use postroad_model::id::SubscriptionId;
 use postroad_store::Lease;
 use tokio::sync::Notify;
 
 /// A quarter of the places is kept for subscriptions of which nothing is held, so that those which hang
-/// cannot take all; but only while more than one subscription was served lately.
+/// cannot take all: not even one that is alone, for whoever comes next would wait until it gives up.
 const KEPT_SHARE: usize = 4;
-/// What "lately" is.
-const LATELY: Duration = Duration::from_secs(30);
 
 /// All places of one worker.
 pub struct Places {
     most: usize,
+    most_bytes: usize,
     state: Mutex<State>,
     freed: Notify,
 }
@@ -29,8 +26,13 @@ pub struct Places {
 struct State {
     /// Handles of what is held, by lane.
     held: HashMap<u16, HashSet<String>>,
+    /// How much is held of each subscription of which anything is.
+    subscriptions: HashMap<String, usize>,
+    /// Lanes of subscriptions of which nothing is held any more.
+    let_go: BTreeSet<u16>,
     count: usize,
-    served: HashMap<SubscriptionId, Instant>,
+    bytes: usize,
+    suspects: usize,
 }
 
 /// One place; freed when dropped.
@@ -38,6 +40,8 @@ pub struct Place {
     places: Arc<Places>,
     lane: u16,
     handle: String,
+    bytes: usize,
+    suspect: bool,
 }
 
 /// How many places are free.
@@ -47,12 +51,19 @@ pub struct Free {
     pub all: usize,
     /// Of those, for anybody: the rest is kept for subscriptions of which nothing is held.
     pub spare: usize,
+    /// Bytes that may still be taken.
+    pub bytes: usize,
+}
+
+/// A handle begins with its subscription.
+fn subscription_of(handle: &str) -> &str {
+    handle.split(':').next().unwrap_or_default()
 }
 
 impl Places {
-    /// So many, all free.
-    pub fn new(most: usize) -> Arc<Self> {
-        Arc::new(Self { most, state: Mutex::default(), freed: Notify::new() })
+    /// So many, all free; none is while so many bytes are held.
+    pub fn new(most: usize, most_bytes: usize) -> Arc<Self> {
+        Arc::new(Self { most, most_bytes, state: Mutex::default(), freed: Notify::new() })
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -61,13 +72,10 @@ impl Places {
 
     /// How many are free now.
     pub fn free(&self) -> Free {
-        let mut state = self.lock();
-        let all = self.most.saturating_sub(state.count);
-        if state.served.len() > 1 {
-            state.served.retain(|_, when| when.elapsed() < LATELY);
-        }
-        let kept = if state.served.len() > 1 { self.most / KEPT_SHARE } else { 0 };
-        Free { all, spare: all.saturating_sub(kept) }
+        let state = self.lock();
+        let bytes = self.most_bytes.saturating_sub(state.bytes);
+        let all = if bytes == 0 { 0 } else { self.most.saturating_sub(state.count) };
+        Free { all, spare: all.saturating_sub(self.most / KEPT_SHARE), bytes }
     }
 
     /// How many are taken.
@@ -75,19 +83,30 @@ impl Places {
         self.lock().count
     }
 
+    /// Whether a suspect is held. The rule, which `take` keeps: a delivery that was lost three times is a
+    /// suspect, and a worker holds one of them at a time, whatever else it holds. So whoever is buried as
+    /// `worker_lost` was the only suspect at hand each of the last times that its worker was lost; what only lay
+    /// beside it becomes a suspect at worst, runs without it and comes to its end. (Decision 7.)
+    pub fn holds_suspect(&self) -> bool {
+        self.lock().suspects > 0
+    }
+
     /// Takes the place of a lease.
     pub fn take(self: &Arc<Self>, lease: &Lease) -> Place {
         let handle = lease.handle();
+        let (bytes, suspect) = (lease.entry.size(), lease.tries.progress.runs_alone());
         let mut state = self.lock();
         state.count += 1;
+        state.bytes += bytes;
+        state.suspects += usize::from(suspect);
         state.held.entry(lease.lane).or_default().insert(handle.clone());
-        match state.served.get_mut(&lease.subscription) {
-            Some(when) => *when = Instant::now(),
+        match state.subscriptions.get_mut(lease.subscription.as_str()) {
+            Some(count) => *count += 1,
             None => {
-                state.served.insert(lease.subscription.clone(), Instant::now());
+                state.subscriptions.insert(lease.subscription.to_string(), 1);
             }
         }
-        Place { places: Arc::clone(self), lane: lease.lane, handle }
+        Place { places: Arc::clone(self), lane: lease.lane, handle, bytes, suspect }
     }
 
     /// Waits until a place has been freed since the last wait.
@@ -95,9 +114,19 @@ impl Places {
         self.freed.notified().await;
     }
 
+    /// Lanes where there was a subscription of which nothing is held any more, since this was last asked.
+    pub fn take_let_go(&self) -> BTreeSet<u16> {
+        std::mem::take(&mut self.lock().let_go)
+    }
+
     /// What is held, by lane, as `disown` takes it.
     pub fn handles(&self) -> HashMap<u16, Vec<String>> {
         self.lock().held.iter().map(|(lane, handles)| (*lane, handles.iter().cloned().collect())).collect()
+    }
+
+    /// What is held of one lane.
+    pub fn handles_in(&self, lane: u16) -> Vec<String> {
+        self.lock().held.get(&lane).map(|handles| handles.iter().cloned().collect()).unwrap_or_default()
     }
 }
 
@@ -105,8 +134,18 @@ impl Drop for Place {
     fn drop(&mut self) {
         let mut state = self.places.lock();
         state.count -= 1;
+        state.bytes -= self.bytes;
+        state.suspects -= usize::from(self.suspect);
         if let Some(handles) = state.held.get_mut(&self.lane) {
             handles.remove(&self.handle);
+        }
+        let subscription = subscription_of(&self.handle);
+        if let Some(count) = state.subscriptions.get_mut(subscription) {
+            *count -= 1;
+            if *count == 0 {
+                state.subscriptions.remove(subscription);
+                state.let_go.insert(self.lane);
+            }
         }
         drop(state);
         self.places.freed.notify_one();
@@ -114,11 +153,14 @@ impl Drop for Place {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
+    use std::time::{Duration, Instant};
+
     use super::*;
+    use postroad_model::{delivery::Progress, id::SubscriptionId};
     use postroad_store::{StreamId, Tries, entry::Entry};
 
-    fn lease(subscription: &str, ms: u64) -> Lease {
+    pub(crate) fn lease(subscription: &str, ms: u64) -> Lease {
         Lease {
             lane: 3,
             subscription: SubscriptionId::new(subscription).unwrap(),
@@ -127,28 +169,60 @@ mod tests {
             id: StreamId { ms, seq: 0 },
             number: 1,
             tries: Tries::default(),
-            entry: Entry::default(),
+            entry: Entry { record: vec![0; 100].into() },
             accepted_ms: 0,
             reference: String::new(),
+            since: Instant::now(),
         }
     }
 
     #[test]
-    fn a_lone_subscription_may_have_all_and_several_leave_a_quarter() {
-        let places = Places::new(8);
+    fn a_quarter_is_kept_even_from_one_that_is_alone() {
+        let places = Places::new(8, usize::MAX);
+        let free = |places: &Places| (places.free().all, places.free().spare);
         let first = places.take(&lease("sub_a", 1));
-        assert_eq!(places.free(), Free { all: 7, spare: 7 });
+        assert_eq!(free(&places), (7, 5));
         let second = places.take(&lease("sub_b", 2));
-        assert_eq!(places.free(), Free { all: 6, spare: 4 });
-        assert_eq!(places.handles()[&3].len(), 2);
+        assert_eq!(free(&places), (6, 4));
+        assert_eq!((places.handles()[&3].len(), places.handles_in(3).len()), (2, 2));
+        assert!(places.take_let_go().is_empty());
         drop((first, second));
         assert_eq!(places.free().all, 8);
-        assert!(places.handles()[&3].is_empty());
+        assert!(places.handles_in(3).is_empty() && places.handles_in(4).is_empty());
+        assert_eq!((places.take_let_go(), places.take_let_go()), ([3].into(), BTreeSet::new()));
+        assert_eq!(Places::new(1, usize::MAX).free().spare, 1);
+    }
+
+    #[test]
+    fn bytes_are_bounded_too() {
+        let size = lease("sub_a", 1).entry.size();
+        let places = Places::new(100, size + 1);
+        let first = places.take(&lease("sub_a", 1));
+        assert_eq!((places.free().all, places.free().bytes), (99, 1));
+        let second = places.take(&lease("sub_b", 2));
+        assert_eq!(places.free(), Free { all: 0, spare: 0, bytes: 0 });
+        drop(first);
+        assert_eq!(places.free().all, 99);
+        drop(second);
+        assert_eq!(places.free().bytes, size + 1);
+    }
+
+    #[test]
+    fn a_suspect_is_known() {
+        let places = Places::new(9, usize::MAX);
+        let _innocent = places.take(&lease("sub_a", 1));
+        let mut suspect = lease("sub_a", 2);
+        suspect.tries.progress = Progress { attempts: 0, reclaims: Progress::ALONE_AFTER };
+        assert!(!places.holds_suspect());
+        let place = places.take(&suspect);
+        assert!(places.holds_suspect());
+        drop(place);
+        assert!(!places.holds_suspect());
     }
 
     #[test]
     fn a_panic_frees_the_place() {
-        let places = Places::new(1);
+        let places = Places::new(1, usize::MAX);
         let place = places.take(&lease("sub_a", 1));
         let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(move || {
             let _place = place;
@@ -160,7 +234,7 @@ mod tests {
 
     #[tokio::test]
     async fn freeing_is_heard() {
-        let places = Places::new(1);
+        let places = Places::new(1, usize::MAX);
         drop(places.take(&lease("sub_a", 1)));
         tokio::time::timeout(Duration::from_secs(1), places.freed()).await.unwrap();
     }

@@ -1,20 +1,19 @@
 //! What the worker's loops share.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicI64, Ordering},
-};
+use std::sync::Arc;
 
 use postroad_daemon::clock::Clock;
 use postroad_store::Store;
-use tokio::sync::{RwLock, mpsc};
+use tokio::sync::mpsc;
 
 use crate::{
     client::Callbacks,
     config::WorkerConfig,
     lanes::Lanes,
     metrics::Metrics,
+    outage::Outage,
     places::{Place, Places},
+    redis_clock::RedisClock,
     targets::Targets,
 };
 use postroad_store::Settlement;
@@ -52,12 +51,12 @@ pub struct Inner {
     pub metrics: Metrics,
     /// Where settlements go.
     pub settlements: mpsc::UnboundedSender<Outgoing>,
-    /// Deliveries run side by side (readers), but one that keeps killing its workers runs alone (writer).
-    pub alone: Arc<RwLock<()>>,
     /// This worker's clock.
     pub clock: Clock,
-    /// By how many milliseconds Redis's clock is ahead of it.
-    pub redis_ahead_ms: AtomicI64,
+    /// Redis's clock.
+    pub redis_clock: RedisClock,
+    /// Whether Redis was away lately.
+    pub outage: Outage,
 }
 
 impl std::ops::Deref for Shared {
@@ -73,9 +72,9 @@ impl Shared {
         Self(Arc::new(inner))
     }
 
-    /// Redis's clock, as far as this worker knows it.
+    /// Redis's clock; this machine's before Redis was first heard.
     pub fn redis_now_ms(&self) -> u64 {
-        self.clock.now_ms().saturating_add_signed(self.redis_ahead_ms.load(Ordering::Relaxed))
+        self.redis_clock.now_ms().unwrap_or_else(|| self.clock.now_ms())
     }
 
     /// Sends a settlement on its way.

@@ -1,24 +1,33 @@
 //! take: from ready tokens to deliveries under way.
 
-use std::time::Duration;
+use std::{collections::HashMap, time::Duration};
 
-use postroad_model::delivery::{Health, Hold, Outcome, Verdict, judge};
-use postroad_store::{Backoff, Lease, Room, Settlement, StoreError};
+use postroad_store::{Backoff, Lease, Room, StoreError, StreamId};
 use tracing::{info, warn};
 
-use crate::{deliver::deliver, places::Free, shared::Shared};
+use crate::{
+    deliver::{deliver, unsent, waiting},
+    places::Free,
+    shared::Shared,
+    targets::Known,
+};
 
 /// The most lanes that one flight visits.
 const LANES: usize = 16;
 /// How long a wait for tokens lasts when none come.
 const BLOCK: Duration = Duration::from_secs(1);
+/// When suspects that were put off are due again, at the earliest.
+const PUT_OFF: Duration = Duration::from_millis(200);
 
 /// Takes and delivers until it is dropped.
 pub async fn take_forever(shared: Shared) {
+    // Before that it is not known what has expired.
+    shared.redis_clock.heard().await;
     let mut backoff = Backoff::default();
     let mut ill = false;
+    let mut ill_lanes = HashMap::new();
     loop {
-        match take(&shared).await {
+        match take(&shared, &mut ill_lanes).await {
             Ok(()) => {
                 if ill {
                     info!("taking goes on");
@@ -27,32 +36,33 @@ pub async fn take_forever(shared: Shared) {
                 backoff.reset();
             }
             Err(error) => {
+                shared.outage.failed(&error);
                 if !ill {
                     warn!(%error, "taking waits for Redis");
                     ill = true;
                 }
                 backoff.wait().await;
                 // The reply that was lost may have handed something out.
-                match give_back_unknown(&shared).await {
-                    Ok(0) => {}
-                    Ok(given) => info!(given, "gave back deliveries whose taking was not heard of"),
-                    Err(error) => {
-                        warn!(%error, "could not give back what was perhaps taken; it is reclaimed after its lease");
-                    }
-                }
-                shared.lanes.heat(0..shared.store.layout().lanes);
+                let lanes: Vec<u16> = (0..shared.store.layout().lanes).collect();
+                give_back_unknown(&shared, &lanes).await;
+                shared.lanes.heat(lanes);
             }
         }
     }
 }
 
-async fn give_back_unknown(shared: &Shared) -> Result<u64, StoreError> {
-    let lanes: Vec<u16> = (0..shared.store.layout().lanes).collect();
-    shared.store.disown(&shared.me, &lanes, &shared.places.handles()).await
+async fn give_back_unknown(shared: &Shared, lanes: &[u16]) {
+    match shared.store.disown(&shared.me, lanes, &shared.places.handles()).await {
+        Ok(0) => {}
+        Ok(given) => info!(given, "gave back deliveries whose taking was not heard of"),
+        Err(error) => {
+            warn!(%error, "could not give back what was perhaps taken; it is reclaimed after its lease");
+        }
+    }
 }
 
 /// One look at hot lanes, waiting for places and tokens as needed.
-async fn take(shared: &Shared) -> Result<(), StoreError> {
+async fn take(shared: &Shared, ill: &mut HashMap<u16, Backoff>) -> Result<(), StoreError> {
     let free = loop {
         let free = shared.places.free();
         if free.all > 0 {
@@ -66,36 +76,67 @@ async fn take(shared: &Shared) -> Result<(), StoreError> {
         shared.lanes.heated().await;
         return Ok(());
     }
-    let flight: Vec<(u16, Room)> = hot.iter().map(|lane| (*lane, room(shared, free, hot.len()))).collect();
+    let passed = shared.lanes.passed();
+    let behind = |lane: &u16| passed.get(lane).copied().unwrap_or_default();
+    let suspect = if shared.places.holds_suspect() { None } else { shared.lanes.next_suspect(&hot) };
+    let flight: Vec<(u16, Room)> = hot
+        .iter()
+        .map(|lane| {
+            let suspects = usize::from(suspect == Some(*lane));
+            (*lane, Room { behind: behind(lane), suspects, ..room(shared, free, hot.len()) })
+        })
+        .collect();
     let answers = shared.store.take(&shared.me, &flight).await?;
-    let mut leases = Vec::new();
-    let mut first_error = None;
+    let (mut leases, mut refused, mut away) = (Vec::new(), Vec::new(), None);
     for (lane, answer) in hot.into_iter().zip(answers) {
         match answer {
             Ok(taken) => {
+                if ill.remove(&lane).is_some() {
+                    info!(lane, "taking from a lane goes on");
+                }
                 leases.extend(taken.leases);
+                if taken.put_off > 0 {
+                    shared.lanes.put_off(lane);
+                    shared.lanes.due_in(lane, PUT_OFF);
+                }
                 match taken.passed {
                     Some(upto) => shared.lanes.pass(lane, upto),
-                    None if taken.left => shared.lanes.heat([lane]),
+                    // Of what lies behind tokens that were passed over, the watch tells.
+                    None if taken.left && behind(&lane) == StreamId::ZERO => shared.lanes.heat([lane]),
                     None => {}
                 }
             }
-            Err(error) => {
-                first_error.get_or_insert(error);
-            }
+            Err(error) if error.is_transient() => away = Some(error),
+            Err(error) => refused.push((lane, error)),
         }
     }
     start(shared, leases).await;
-    first_error.map_or(Ok(()), Err)
+    // A lane's share was used up, and others' was not.
+    if shared.places.free().spare > 0 {
+        shared.lanes.forget_passed();
+    }
+    for (lane, error) in refused {
+        let backoff = ill.entry(lane).or_insert_with(|| {
+            warn!(lane, %error, "a lane refuses to be taken from; it is asked again later");
+            Backoff::default()
+        });
+        shared.lanes.rest(lane, backoff.next_delay());
+        // What went before the refusal stands.
+        give_back_unknown(shared, &[lane]).await;
+    }
+    away.map_or(Ok(()), Err)
 }
 
 /// Each lane of a flight gets its part of the free places.
 fn room(shared: &Shared, free: Free, lanes: usize) -> Room {
+    let part = |of: usize| if of == 0 { 0 } else { (of / lanes).max(1) };
     Room {
-        free: (free.all / lanes).max(1),
-        spare: if free.spare == 0 { 0 } else { (free.spare / lanes).max(1) },
+        free: part(free.all),
+        spare: part(free.spare),
         quantum: shared.config.quantum,
         quantum_bytes: shared.config.quantum_bytes,
+        bytes: part(free.bytes.min(Room::UNBOUNDED.bytes)),
+        ..Room::UNBOUNDED
     }
 }
 
@@ -106,13 +147,16 @@ async fn start(shared: &Shared, leases: Vec<Lease>) {
     }
     let places: Vec<_> = leases.iter().map(|lease| shared.places.take(lease)).collect();
     shared.metrics.in_flight.set(i64::try_from(shared.places.taken()).unwrap_or(i64::MAX));
-    let targets = shared.targets.of(&leases).await;
-    match targets {
-        Ok(targets) => {
-            for ((lease, place), target) in leases.into_iter().zip(places).zip(targets) {
-                // Without a target the subscription is cancelled: its queue is gone, and this with it.
-                if let Some(target) = target {
-                    tokio::spawn(deliver(shared.clone(), lease, target, place));
+    match shared.targets.of(&leases).await {
+        Ok(known) => {
+            for ((lease, place), known) in leases.into_iter().zip(places).zip(known) {
+                match known {
+                    Known::Target(target) => {
+                        tokio::spawn(deliver(shared.clone(), lease, target, place));
+                    }
+                    Known::Unreadable => shared.settle(waiting(lease), Some(place)),
+                    // Its queue is gone, and this with it.
+                    Known::Cancelled => {}
                 }
             }
         }
@@ -123,14 +167,6 @@ async fn start(shared: &Shared, leases: Vec<Lease>) {
             }
         }
     }
-}
-
-/// A lease that was not used.
-pub fn unsent(lease: Lease) -> Settlement {
-    let policy = postroad_model::subscription::RetryPolicy::default();
-    let verdict = judge(&policy, true, lease.tries.progress, &Outcome::Unsent, 0.0);
-    debug_assert_eq!((verdict.health, verdict.hold), (Health::Unknown, Hold::No));
-    Settlement { verdict: Verdict { ..verdict }, lease, attempt: None, ack_timeout: Duration::ZERO }
 }
 
 /// Waits for tokens, without taking any, until it is dropped.
@@ -158,7 +194,18 @@ pub async fn watch_forever(shared: Shared) {
                     }
                 }
             }
-            Err(_) => backoff.wait().await,
+            Err(error) => {
+                backoff.wait().await;
+                // One lane's stream may be none: looking at all finds out which, and lets it rest.
+                if !error.is_transient() {
+                    shared.lanes.heat(0..shared.store.layout().lanes);
+                }
+            }
+        }
+        shared.lanes.wake();
+        // A place may have been freed without a settlement.
+        if shared.places.free().spare > 0 {
+            shared.lanes.forget_passed();
         }
     }
 }

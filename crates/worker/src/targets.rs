@@ -1,7 +1,7 @@
 //! Subscriptions as a delivery needs them: checked, parsed and remembered.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::{Arc, Mutex, PoisonError},
 };
 
@@ -13,6 +13,7 @@ use postroad_model::{
 };
 use postroad_store::{Lease, Store, StoreError, StreamId};
 use reqwest::Url;
+use tracing::error;
 
 /// A subscription, ready to be delivered to.
 #[derive(Debug)]
@@ -53,6 +54,19 @@ pub struct Targets {
     store: Store,
     policy: EgressPolicy,
     known: Mutex<HashMap<SubscriptionId, (StreamId, Arc<Target>)>>,
+    /// Changes that could not be read, so that each is told of once.
+    unreadable: Mutex<HashMap<SubscriptionId, StreamId>>,
+}
+
+/// What is known of a lease's subscription.
+#[derive(Debug, Clone)]
+pub enum Known {
+    /// Where to, and how.
+    Target(Arc<Target>),
+    /// It is cancelled by now.
+    Cancelled,
+    /// Its settings cannot be read, by this worker at least.
+    Unreadable,
 }
 
 /// The most targets that are remembered.
@@ -61,7 +75,7 @@ const MOST: usize = 50_000;
 impl Targets {
     /// None yet.
     pub fn new(store: Store, policy: EgressPolicy) -> Self {
-        Self { store, policy, known: Mutex::default() }
+        Self { store, policy, known: Mutex::default(), unreadable: Mutex::default() }
     }
 
     fn remembered(&self, id: &SubscriptionId, change: StreamId) -> Option<Arc<Target>> {
@@ -69,8 +83,8 @@ impl Targets {
         known.get(id).filter(|(of, _)| *of >= change).map(|(_, target)| Arc::clone(target))
     }
 
-    /// The target of each lease. `None` for subscriptions that are cancelled by now.
-    pub async fn of(&self, leases: &[Lease]) -> Result<Vec<Option<Arc<Target>>>, StoreError> {
+    /// What is known of each lease's subscription.
+    pub async fn of(&self, leases: &[Lease]) -> Result<Vec<Known>, StoreError> {
         let mut missing: Vec<(SubscriptionId, StreamId)> = Vec::new();
         for lease in leases {
             if self.remembered(&lease.subscription, lease.change).is_none()
@@ -79,24 +93,70 @@ impl Targets {
                 missing.push((lease.subscription.clone(), lease.change));
             }
         }
-        if !missing.is_empty() {
-            let ids: Vec<SubscriptionId> = missing.iter().map(|(id, _)| id.clone()).collect();
-            let settings = self.store.settings(&ids).await?;
-            let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-            if known.len() + missing.len() > MOST {
-                known.clear();
-            }
-            for ((id, change), settings) in missing.into_iter().zip(settings) {
-                match settings {
-                    Some(subscription) => {
-                        known.insert(id, (change, Arc::new(Target::new(subscription, &self.policy))));
+        let unreadable = if missing.is_empty() { HashSet::new() } else { self.learn(missing).await? };
+        Ok(leases
+            .iter()
+            .map(|lease| match self.remembered(&lease.subscription, lease.change) {
+                Some(target) => Known::Target(target),
+                None if unreadable.contains(&lease.subscription) => Known::Unreadable,
+                None => Known::Cancelled,
+            })
+            .collect())
+    }
+
+    /// Reads settings and remembers them. Those that cannot be read.
+    async fn learn(
+        &self,
+        missing: Vec<(SubscriptionId, StreamId)>,
+    ) -> Result<HashSet<SubscriptionId>, StoreError> {
+        let ids: Vec<SubscriptionId> = missing.iter().map(|(id, _)| id.clone()).collect();
+        let read = self.read(&ids).await?;
+        let mut unreadable = HashSet::new();
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut told = self.unreadable.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.len() + missing.len() > MOST {
+            known.clear();
+            told.clear();
+        }
+        for ((id, change), settings) in missing.into_iter().zip(read) {
+            match settings {
+                Ok(Some(subscription)) => {
+                    told.remove(&id);
+                    known.insert(id, (change, Arc::new(Target::new(subscription, &self.policy))));
+                }
+                Ok(None) => {
+                    known.remove(&id);
+                }
+                Err(error) => {
+                    known.remove(&id);
+                    if told.insert(id.clone(), change) != Some(change) {
+                        error!(subscription.id = %id, %error, "cannot read a subscription's settings; it waits");
                     }
-                    None => {
-                        known.remove(&id);
-                    }
+                    unreadable.insert(id);
                 }
             }
         }
-        Ok(leases.iter().map(|lease| self.remembered(&lease.subscription, lease.change)).collect())
+        Ok(unreadable)
+    }
+
+    /// All at once; one by one where some cannot be read.
+    async fn read(
+        &self,
+        ids: &[SubscriptionId],
+    ) -> Result<Vec<Result<Option<Subscription>, StoreError>>, StoreError> {
+        match self.store.settings(ids).await {
+            Ok(all) => return Ok(all.into_iter().map(Ok).collect()),
+            Err(error) if error.is_transient() => return Err(error),
+            Err(_) => {}
+        }
+        let mut each = Vec::with_capacity(ids.len());
+        for id in ids {
+            each.push(match self.store.settings(std::slice::from_ref(id)).await {
+                Ok(mut one) => Ok(one.pop().flatten()),
+                Err(error) if error.is_transient() => return Err(error),
+                Err(error) => Err(error),
+            });
+        }
+        Ok(each)
     }
 }

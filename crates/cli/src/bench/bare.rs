@@ -32,7 +32,8 @@ pub struct BareArgs {
 /// Loops until it is killed.
 pub async fn run(args: BareArgs) -> anyhow::Result<()> {
     let policy = EgressPolicy::parse(["127.0.0.0/8"]).map_err(|error| anyhow::anyhow!("{error}"))?;
-    let callbacks = Callbacks::new(policy, Duration::from_secs(5), Duration::from_secs(15), args.in_flight)?;
+    let callbacks =
+        Arc::new(Callbacks::new(policy, Duration::from_secs(5), Duration::from_secs(15), args.in_flight)?);
     let client = redis::Client::open(args.redis_url)?;
     let config = redis::AsyncConnectionConfig::new().set_response_timeout(None);
     let mut reader = client.get_multiplexed_async_connection_with_config(&config).await?;
@@ -54,7 +55,7 @@ pub async fn run(args: BareArgs) -> anyhow::Result<()> {
                 None => Arc::clone(&places).acquire_owned().await?,
             };
             let Some(Value::BulkString(body)) = entry.map.get("b").cloned() else { continue };
-            let (callbacks, mut writer) = (callbacks.clone(), writer.clone());
+            let (callbacks, mut writer) = (Arc::clone(&callbacks), writer.clone());
             let (stream, target) = (args.stream.clone(), args.target.clone());
             tokio::spawn(async move {
                 let mut request = Request::new(Method::POST, target);

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::{
     Json,
-    extract::{Path, Request, State},
+    extract::{Request, State},
     http::{HeaderMap, StatusCode, header},
     response::{IntoResponse, Response},
 };
@@ -15,11 +15,13 @@ use postroad_api::{
     body,
     caller::Caller,
     error::{ApiError, ApiResult},
+    path::Named,
 };
 use postroad_model::{
     id::{Kind, MessageId},
     json_scan::check_depth,
     message::{Message, Payload, PayloadKind},
+    names::{MAX_NAME_BYTES, ServiceName},
     time::Time,
 };
 use postroad_store::{
@@ -46,6 +48,9 @@ fn circumstances(app: &App, headers: &HeaderMap) -> ApiResult<Circumstances> {
     let idempotency_key = text("idempotency-key")
         .transpose()
         .map_err(|_| ApiError::field("Idempotency-Key", "Idempotency-Key must be visible ASCII"))?;
+    if idempotency_key.as_ref().is_some_and(|key| key.is_empty() || key.len() > 255) {
+        return Err(ApiError::field("Idempotency-Key", "Idempotency-Key must be 1 to 255 bytes long"));
+    }
     // What is no traceparent begins a new trace, as the specification asks.
     let trace = text("traceparent").and_then(Result::ok).and_then(|text| text.parse().ok());
     Ok(Circumstances { idempotency_key, trace, now_ms: app.clock.now_ms() })
@@ -68,7 +73,7 @@ pub async fn publish(State(app): State<Arc<App>>, request: Request) -> ApiResult
 /// `POST /v1/channels/{name}/messages`
 pub async fn publish_raw(
     State(app): State<Arc<App>>,
-    Path(name): Path<String>,
+    Named(name): Named,
     request: Request,
 ) -> ApiResult<Response> {
     let caller = app.caller();
@@ -82,17 +87,25 @@ pub async fn publish_raw(
         ),
         None => None,
     };
-    let coding = request.headers().get(header::CONTENT_ENCODING).cloned();
+    if let Some(length) = content_type.as_ref().map(String::len).filter(|length| *length > MAX_NAME_BYTES) {
+        let message = format!("Content-Type is {length} bytes long; at most {MAX_NAME_BYTES} are allowed");
+        return Err(ApiError::field("Content-Type", message));
+    }
+    let codings: Vec<String> = request
+        .headers()
+        .get_all(header::CONTENT_ENCODING)
+        .iter()
+        .map(|coding| coding.to_str().unwrap_or("?").trim().to_ascii_lowercase())
+        .collect();
     let body = counted(&app, body::bytes(request, app.config.max_message_bytes).await)?;
-    let body = match coding.as_ref().map(|coding| coding.to_str().unwrap_or("?").trim().to_ascii_lowercase())
-    {
-        None => body,
-        Some(coding) if coding == "identity" => body,
-        Some(coding) if coding == "gzip" => counted(&app, gunzip(&body, app.config.max_message_bytes))?,
-        Some(coding) => {
+    let body = match codings.join(", ").as_str() {
+        "" | "identity" => body,
+        "gzip" => counted(&app, gunzip(&body, app.config.max_message_bytes))?,
+        coding => {
             let message =
                 format!("Content-Encoding {coding:?} is not understood; send the body as it is, or gzip");
-            return Err(ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_encoding", message));
+            return Err(ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_encoding", message)
+                .with("field", "Content-Encoding"));
         }
     };
     let payload = counted(&app, raw_payload(body, content_type.as_deref()))?;
@@ -122,6 +135,7 @@ fn raw_payload(body: Bytes, content_type: Option<&str>) -> ApiResult<Payload> {
     if is_json {
         let invalid = |error: &dyn std::fmt::Display| {
             ApiError::new(StatusCode::BAD_REQUEST, "invalid_json", format!("the body is no JSON: {error}"))
+                .with("field", "body")
         };
         check_depth(&body).map_err(|error| invalid(&error))?;
         let raw: &RawValue = serde_json::from_slice(&body).map_err(|error| invalid(&error))?;
@@ -145,10 +159,13 @@ fn gunzip(body: &[u8], max_bytes: usize) -> ApiResult<Bytes> {
     let limit = u64::try_from(max_bytes).unwrap_or(u64::MAX).saturating_add(1);
     MultiGzDecoder::new(body).take(limit).read_to_end(&mut out).map_err(|error| {
         ApiError::new(StatusCode::BAD_REQUEST, "invalid_gzip", format!("the body is no gzip: {error}"))
+            .with("field", "body")
     })?;
     if out.len() > max_bytes {
         let message = format!("the body unpacks to more than {max_bytes} bytes");
-        return Err(ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "message_too_large", message));
+        return Err(ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "message_too_large", message)
+            .with("field", "body")
+            .with("max_bytes", max_bytes));
     }
     Ok(out.into())
 }
@@ -184,6 +201,7 @@ fn answer(
         correlation_id,
         error: None,
         error_code: None,
+        status_code: None,
         duplicate: false,
     };
     match landed {
@@ -247,64 +265,102 @@ pub async fn publish_bulk(State(app): State<Arc<App>>, request: Request) -> ApiR
         let message = format!("{} messages; 1 to {MAX_BULK} are allowed", bulk.messages.len());
         return counted(&app, Err(ApiError::field("messages", message)));
     }
+    if let Some(name) = &bulk.service_name {
+        counted(&app, ServiceName::new(name).map_err(ApiError::from))?;
+    }
     let mut checks = Vec::with_capacity(bulk.messages.len());
     for (index, raw) in bulk.messages.iter().enumerate() {
         let mut circumstances = circumstances.clone();
         circumstances.idempotency_key = key.as_ref().map(|key| format!("{key}/{index}"));
-        let checked = body::parse::<PublishMessageRequest>(raw.get().as_bytes())
-            .and_then(|mut wanted| {
-                wanted.service_name = wanted.service_name.or_else(|| bulk.service_name.clone());
-                check(wanted, &caller, &circumstances, app.limits())
-            })
-            .map_err(|error| error.at(index));
+        let checked = body::parse::<PublishMessageRequest>(raw.get().as_bytes()).and_then(|mut wanted| {
+            wanted.service_name = wanted.service_name.or_else(|| bulk.service_name.clone());
+            check(wanted, &caller, &circumstances, app.limits())
+        });
         match counted(&app, checked) {
-            Err(mut error) if bulk.fail_on_error => {
+            Err(error) if bulk.fail_on_error => {
+                let mut error = error.at(index);
                 error.status = StatusCode::UNPROCESSABLE_ENTITY;
                 error.message = format!("message {index}: {}; nothing was published", error.message);
                 return Err(error);
             }
-            checked => checks.push(checked),
+            Err(error) => checks.push(Err(refused(raw, &error, app.clock.now_ms()))),
+            Ok(checked) => checks.push(Ok(checked)),
         }
     }
-    let results = land(&app, checks).await;
+    let (results, away) = land(&app, checks).await;
     let failed_count = results.iter().filter(|result| !result.success).count();
     let published_count = results.len() - failed_count;
+    // Nothing is stored, and not for being wrong.
+    if let (0, Some(error)) = (published_count, away) {
+        return Err(error);
+    }
     let status = if failed_count > 0 { StatusCode::MULTI_STATUS } else { StatusCode::ACCEPTED };
     let response = BulkPublishResponse { success: failed_count == 0, published_count, failed_count, results };
     Ok((status, Json(response)).into_response())
 }
 
-/// Publishes what is valid; one result for each, in order.
-async fn land(app: &App, checks: Vec<ApiResult<Checked>>) -> Vec<PublishMessageResponse> {
-    let flight = checks
+/// Publishes what is valid; one result for each, in order, and why some could not be stored, if so.
+async fn land(
+    app: &App,
+    checks: Vec<Result<Checked, PublishMessageResponse>>,
+) -> (Vec<PublishMessageResponse>, Option<ApiError>) {
+    let flight: Vec<_> = checks
         .iter()
         .filter_map(|checked| checked.as_ref().ok())
         .map(|checked| (checked.partition, checked.acceptance(app.config.compress_above_bytes)))
         .collect();
     let mut landed = app.gate.store(flight).await.into_iter();
-    let now = Time::from_millis(app.clock.now_ms());
-    let failed = |message_id: String, channel: String, error: &ApiError| PublishMessageResponse {
+    let mut away = None;
+    let results = checks
+        .into_iter()
+        .map(|checked| {
+            let Checked { message, correlation_id, .. } = match checked {
+                Ok(checked) => checked,
+                Err(refused) => return refused,
+            };
+            let landed = landed.next().unwrap_or_else(nothing_landed);
+            answer(app, &message, correlation_id, landed).unwrap_or_else(|error| {
+                let error = ApiError::from(error);
+                let (id, channel) = (message.id.to_string(), message.channel.to_string());
+                let correlation_id = message.metadata.correlation_id.unwrap_or_default();
+                let failed = failed(id, channel, correlation_id, &error, app.clock.now_ms());
+                away = Some(error);
+                failed
+            })
+        })
+        .collect();
+    (results, away)
+}
+
+/// The result of a message with something wrong, under the names that it came with.
+fn refused(raw: &RawValue, error: &ApiError, now_ms: u64) -> PublishMessageResponse {
+    let message: Value = serde_json::from_str(raw.get()).unwrap_or_default();
+    let name = |pointer: &str| {
+        let text = message.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
+        if text.len() > MAX_NAME_BYTES { String::new() } else { text.to_owned() }
+    };
+    let (id, correlation_id) = (name("/metadata/message_id"), name("/metadata/correlation_id"));
+    failed(id, name("/channel"), correlation_id, error, now_ms)
+}
+
+fn failed(
+    message_id: String,
+    channel: String,
+    correlation_id: String,
+    error: &ApiError,
+    now_ms: u64,
+) -> PublishMessageResponse {
+    PublishMessageResponse {
         success: false,
         message_id,
         channel,
-        timestamp: now,
-        correlation_id: String::new(),
+        timestamp: Time::from_millis(now_ms),
+        correlation_id,
         error: Some(error.message.clone()),
         error_code: Some(error.code),
+        status_code: Some(error.status.as_u16()),
         duplicate: false,
-    };
-    checks
-        .into_iter()
-        .map(|checked| match checked {
-            Err(error) => failed(String::new(), String::new(), &error),
-            Ok(Checked { message, correlation_id, .. }) => {
-                let landed = landed.next().unwrap_or_else(nothing_landed);
-                answer(app, &message, correlation_id, landed).unwrap_or_else(|error| {
-                    failed(message.id.to_string(), message.channel.to_string(), &error.into())
-                })
-            }
-        })
-        .collect()
+    }
 }
 
 /// The message, or the 404.
@@ -319,36 +375,57 @@ async fn find(app: &App, caller: &Caller, id: &str) -> ApiResult<(MessageId, Fou
 }
 
 /// `GET /v1/messages/{id}`
-pub async fn show(State(app): State<Arc<App>>, Path(id): Path<String>) -> ApiResult<Json<Value>> {
+pub async fn show(State(app): State<Arc<App>>, Named(id): Named) -> ApiResult<Json<Shown>> {
     let caller = app.caller();
     let (id, found) = find(&app, &caller, &id).await?;
     let deliveries = deliveries_of(&app, &found).await?;
     let status = overall(&found, &deliveries);
-    let mut shown = json!({
-        "message_id": id,
-        "status": status,
-        "published_at": Time::from_millis(found.accepted_ms),
-        "deliveries": deliveries.len(),
-    });
+    let mut shown = Shown {
+        about: json!({
+            "message_id": id,
+            "status": status,
+            "published_at": Time::from_millis(found.accepted_ms),
+            "deliveries": deliveries.len(),
+        }),
+        payload: None,
+    };
     if let Some(message) = &found.message {
-        let payload = match message.payload.kind {
-            PayloadKind::Json => serde_json::from_slice(&message.payload.body).unwrap_or(Value::Null),
-            PayloadKind::Text => Value::from(String::from_utf8_lossy(&message.payload.body)),
-            PayloadKind::Bytes => Value::from(STANDARD.encode(&message.payload.body)),
-        };
-        shown["channel"] = json!(message.channel);
-        shown["routing_key"] = json!(message.routing_key);
-        shown["ordering_key"] = json!(message.ordering_key);
-        shown["service_name"] = json!(message.service);
-        shown["persistent"] = json!(message.persistent);
-        shown["payload"] = payload;
-        shown["metadata"] = json!(message.metadata);
+        for (name, value) in [
+            ("channel", json!(message.channel)),
+            ("routing_key", json!(message.routing_key)),
+            ("ordering_key", json!(message.ordering_key)),
+            ("service_name", json!(message.service)),
+            ("persistent", json!(message.persistent)),
+            ("metadata", json!(message.metadata)),
+        ] {
+            shown.about[name] = value;
+        }
+        shown.payload = Some(payload_of(&message.payload)?);
     }
     Ok(Json(shown))
 }
 
+/// What is shown of a message.
+#[derive(Debug, Serialize)]
+pub struct Shown {
+    #[serde(flatten)]
+    about: Value,
+    /// Byte for byte as it was published: what JSON's readers make of it is theirs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    payload: Option<Box<RawValue>>,
+}
+
+fn payload_of(payload: &Payload) -> ApiResult<Box<RawValue>> {
+    let text = match payload.kind {
+        PayloadKind::Json => String::from_utf8_lossy(&payload.body).into_owned(),
+        PayloadKind::Text => Value::from(String::from_utf8_lossy(&payload.body)).to_string(),
+        PayloadKind::Bytes => Value::from(STANDARD.encode(&payload.body)).to_string(),
+    };
+    RawValue::from_string(text).map_err(|error| StoreError::Reply(format!("a payload: {error}")).into())
+}
+
 /// `GET /v1/messages/{id}/deliveries`
-pub async fn deliveries(State(app): State<Arc<App>>, Path(id): Path<String>) -> ApiResult<Json<Value>> {
+pub async fn deliveries(State(app): State<Arc<App>>, Named(id): Named) -> ApiResult<Json<Value>> {
     let caller = app.caller();
     let (id, found) = find(&app, &caller, &id).await?;
     let deliveries = deliveries_of(&app, &found).await?;

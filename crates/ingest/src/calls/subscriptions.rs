@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use axum::{
     Json,
-    extract::{Path, Query, Request, State},
-    http::StatusCode,
+    extract::{Request, State},
+    http::{StatusCode, Uri},
     response::{IntoResponse, Response},
 };
 use postroad_api::{
@@ -13,6 +13,8 @@ use postroad_api::{
     caller::Caller,
     error::{ApiError, ApiResult},
     page,
+    path::Named,
+    query,
 };
 use postroad_model::{
     egress::CallbackUrl,
@@ -21,7 +23,6 @@ use postroad_model::{
     time::Time,
 };
 use postroad_store::{StoreError, SubscriptionState, Versioned};
-use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use crate::{
@@ -35,7 +36,7 @@ const MAX_BODY: usize = 128 << 10;
 /// `POST /v1/subscriptions`
 pub async fn create(State(app): State<Arc<App>>, request: Request) -> ApiResult<Response> {
     let caller = app.caller();
-    let wanted: SubscriptionRequest = body::json(request, MAX_BODY).await?;
+    let wanted: SubscriptionRequest = body::json_unique(request, MAX_BODY).await?;
     let subscription = subscribe::create(wanted, &caller, &app.config, app.clock.now_ms())?;
     app.store.put_subscription(&subscription, None, app.config.max_subscriptions, app.config.limits).await?;
     let mut response = response_of(&subscription);
@@ -105,32 +106,26 @@ fn info_of(subscription: &Subscription, state: &SubscriptionState) -> Value {
     info
 }
 
-/// What a list is filtered by.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct ListQuery {
-    service_name: Option<String>,
-    service: Option<String>,
-    channel: Option<String>,
-    status: Option<Status>,
-    limit: Option<usize>,
-    cursor: Option<String>,
-}
+/// What a list is asked with.
+const LIST: [&str; 6] = ["service_name", "service", "channel", "status", "limit", "cursor"];
 
 /// `GET /v1/subscriptions`
-pub async fn list(
-    State(app): State<Arc<App>>,
-    query: Result<Query<ListQuery>, axum::extract::rejection::QueryRejection>,
-) -> ApiResult<Json<Value>> {
-    let Query(query) = query.map_err(|error| ApiError::field("query", error.body_text()))?;
+pub async fn list(State(app): State<Arc<App>>, uri: Uri) -> ApiResult<Json<Value>> {
+    let mut asked = query::pairs(&uri, &LIST)?;
+    let limit = asked.get("limit").map(|limit| query::number("limit", limit)).transpose()?;
+    let limit = page::limit(limit)?;
+    let mut after = page::position(asked.get("cursor").map(String::as_str))?;
+    if after.as_deref().is_some_and(|after| SubscriptionId::new(after).is_err()) {
+        return Err(page::strange_cursor());
+    }
+    let asked_status = asked.get("status").map(|status| read_status(status)).transpose()?;
+    let (channel, service) = (asked.remove("channel"), asked.remove("service"));
+    let service = asked.remove("service_name").or(service);
     let caller = app.caller();
-    let limit = page::limit(query.limit)?;
-    let mut after = page::position(query.cursor.as_deref())?;
-    let service = query.service_name.or(query.service);
     let wanted = |subscription: &Subscription| {
         service.as_ref().is_none_or(|name| subscription.service_name.as_str() == name)
-            && query.channel.as_ref().is_none_or(|channel| subscription.channel_pattern() == channel)
-            && query.status.is_none_or(|status| subscription.status == status)
+            && channel.as_ref().is_none_or(|channel| subscription.channel_pattern() == channel)
+            && asked_status.is_none_or(|status| subscription.status == status)
     };
     let mut found: Vec<Subscription> = Vec::new();
     let mut next = None;
@@ -160,6 +155,16 @@ pub async fn list(
     Ok(Json(json!({ "subscriptions": infos, "next_cursor": next })))
 }
 
+fn read_status(text: &str) -> ApiResult<Status> {
+    [Status::Active, Status::Paused, Status::Disabled]
+        .into_iter()
+        .find(|status| status.as_str() == text)
+        .ok_or_else(|| {
+            let message = format!("status = {text:?} is none; active, paused and disabled are");
+            ApiError::field("status", message)
+        })
+}
+
 /// The subscription, or the 404: also for another tenant's.
 async fn find(app: &App, caller: &Caller, id: &str) -> ApiResult<Versioned> {
     let unknown = || ApiError::not_found("subscription", id);
@@ -174,10 +179,13 @@ async fn shown(app: &App, subscription: &Subscription) -> ApiResult<Json<Value>>
 }
 
 /// `GET /v1/subscriptions/{id}`
-pub async fn show(State(app): State<Arc<App>>, Path(id): Path<String>) -> ApiResult<Json<Value>> {
+pub async fn show(State(app): State<Arc<App>>, Named(id): Named) -> ApiResult<Json<Value>> {
     let found = find(&app, &app.caller(), &id).await?;
     shown(&app, &found.subscription).await
 }
+
+/// How often a change is tried that others get in the way of.
+const TRIES: usize = 5;
 
 /// Changes a subscription, again where somebody else changed it in between.
 async fn change(
@@ -185,7 +193,6 @@ async fn change(
     id: &str,
     mut edit: impl FnMut(Subscription) -> ApiResult<Subscription>,
 ) -> ApiResult<Subscription> {
-    const TRIES: usize = 5;
     let caller = app.caller();
     let mut conflict = None;
     for _ in 0..TRIES {
@@ -203,10 +210,10 @@ async fn change(
 /// `PATCH /v1/subscriptions/{id}`
 pub async fn patch(
     State(app): State<Arc<App>>,
-    Path(id): Path<String>,
+    Named(id): Named,
     request: Request,
 ) -> ApiResult<Json<Value>> {
-    let wanted: Map<String, Value> = body::json(request, MAX_BODY).await?;
+    let wanted: Map<String, Value> = body::json_unique(request, MAX_BODY).await?;
     let now_ms = app.clock.now_ms();
     let changed =
         change(&app, &id, |current| subscribe::patch(current, &wanted, &app.config, now_ms)).await?;
@@ -214,20 +221,31 @@ pub async fn patch(
 }
 
 /// `DELETE /v1/subscriptions/{id}`
-pub async fn cancel(State(app): State<Arc<App>>, Path(id): Path<String>) -> ApiResult<Response> {
-    let found = find(&app, &app.caller(), &id).await?;
-    app.store.cancel_subscription(&found.subscription.id, &found.subscription.tenant, found.change).await?;
-    Ok(Json(json!({ "success": true, "subscription_id": found.subscription.id, "status": "cancelled" }))
-        .into_response())
+pub async fn cancel(State(app): State<Arc<App>>, Named(id): Named) -> ApiResult<Response> {
+    let caller = app.caller();
+    let mut tries = 1..TRIES;
+    loop {
+        let Versioned { subscription, change } = find(&app, &caller, &id).await?;
+        match app.store.cancel_subscription(&subscription.id, &subscription.tenant, change).await {
+            Ok(()) => {
+                let answer =
+                    json!({ "success": true, "subscription_id": subscription.id, "status": "cancelled" });
+                return Ok(Json(answer).into_response());
+            }
+            // Changed in between, or cancelled: the next look tells.
+            Err(StoreError::Conflict(_)) if tries.next().is_some() => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
 }
 
 /// `POST /v1/subscriptions/{id}/pause`
-pub async fn pause(State(app): State<Arc<App>>, Path(id): Path<String>) -> ApiResult<Json<Value>> {
+pub async fn pause(State(app): State<Arc<App>>, Named(id): Named) -> ApiResult<Json<Value>> {
     set_status(&app, &id, Status::Paused).await
 }
 
 /// `POST /v1/subscriptions/{id}/resume`
-pub async fn resume(State(app): State<Arc<App>>, Path(id): Path<String>) -> ApiResult<Json<Value>> {
+pub async fn resume(State(app): State<Arc<App>>, Named(id): Named) -> ApiResult<Json<Value>> {
     set_status(&app, &id, Status::Active).await
 }
 

@@ -155,7 +155,7 @@ impl Road {
         let mut ended = 0;
         while ended < most {
             let free = (most - ended).min(500);
-            let room = Room { free, spare: free, quantum: free, quantum_bytes: 64 << 20 };
+            let room = Room { free, spare: free, quantum: free, quantum_bytes: 64 << 20, ..Room::UNBOUNDED };
             let taken = self.store.take("w-1", &[(lane, room)]).await.unwrap().pop().unwrap().unwrap();
             if taken.leases.is_empty() {
                 break;

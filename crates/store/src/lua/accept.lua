@@ -10,7 +10,7 @@
 --
 -- Why one script: an id index without its entry would swallow the message for ever, an entry without its
 -- id would be published twice. The server's run_id is compared with the gate: a promoted replica may lack
--- a tail, and must not hand out ids again that a lane has already counted.
+-- a tail, and must not hand out ids again that a lane has already counted; nor must a stream that was deleted.
 
 local P = KEYS[1]
 local ingress, door = P .. INGRESS, P .. DOOR
@@ -20,20 +20,27 @@ local now = t[1] * 1000 + math.floor(t[2] / 1000)
 local stamp = string.format('%.0f', now)
 local age = math.floor(now / window)
 local ages = { string.format('%.0f', age), string.format('%.0f', age - 1) }
-local state = redis.call('HMGET', door, 'gate', 'depth:' .. ages[1], 'depth:' .. ages[2])
+local state = redis.call('HMGET', door, 'gate', 'depth:' .. ages[1], 'depth:' .. ages[2], 'ahead')
 
-if state[1] ~= run_id then
-  local last = 0
-  if redis.call('EXISTS', ingress) == 1 then
+local exists = redis.call('EXISTS', ingress) == 1
+if state[1] ~= run_id or not exists then
+  local last = tonumber(state[4]) or 0
+  for _, id in ipairs(redis.call('HVALS', P .. SENT)) do
+    last = math.max(last, tonumber(string.match(id, '^(%d+)')) or 0)
+  end
+  if exists then
     local info = redis.call('XINFO', 'STREAM', ingress)
     for at = 1, #info, 2 do
-      if info[at] == 'last-generated-id' then last = tonumber(string.match(info[at + 1], '^(%d+)')) end
+      if info[at] == 'last-generated-id' then
+        last = math.max(last, tonumber(string.match(info[at + 1], '^(%d+)')))
+      end
     end
   else
     redis.call('XGROUP', 'CREATE', ingress, ROUTER, '0', 'MKSTREAM')
   end
-  redis.call('XSETID', ingress, string.format('%.0f-0', math.max(last, now) + 60000))
-  redis.call('HSET', door, 'gate', run_id)
+  local ahead = string.format('%.0f', math.max(last, now) + 60000)
+  redis.call('XSETID', ingress, ahead .. '-0')
+  redis.call('HSET', door, 'gate', run_id, 'ahead', ahead)
 end
 
 -- Ids lie in small hashes, which Redis keeps compactly up to 128 fields: 1,024 of them in a window, and

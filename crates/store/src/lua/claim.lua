@@ -23,8 +23,9 @@ end
 local free = not owner[1] or owner[1] == me or age > lease or age < -lease
 if not (take and free) then return { 0, owner[1] or '', age } end
 
-local next_epoch = (tonumber(owner[2]) or 0) + 1
-redis.call('HSET', P .. OWNER, 'name', me, 'epoch', next_epoch, 'renewed', now)
+-- Never an epoch that somebody may still hold, also where all of this was deleted in between.
+local next_epoch = math.max((tonumber(owner[2]) or 0) + 1, now)
+redis.call('HSET', P .. OWNER, 'name', me, 'epoch', string.format('%.0f', next_epoch), 'renewed', now)
 local routed = false
 local groups = redis.pcall('XINFO', 'GROUPS', P .. INGRESS)
 if not groups.err then

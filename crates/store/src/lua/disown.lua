@@ -17,14 +17,19 @@ for _, id in ipairs(redis.call('SMEMBERS', P .. LIVE)) do
   local found = false
   for rank in string.gmatch(s.ranks, '%d') do
     local key = queue(id, rank)
-    if redis.call('EXISTS', key) == 1 then
+    if redis.call('TYPE', key).ok == 'stream' then
       pending(key)
-      for _, row in ipairs(redis.call('XPENDING', key, G, '-', '+', 10000, me)) do
-        if not mine[id .. ':' .. rank .. ':' .. row[1]] then
-          redis.call('XCLAIM', key, G, 'again', 0, row[1], 'JUSTID')
-          given, found = given + 1, true
+      local from = '-'
+      repeat
+        local rows = redis.call('XPENDING', key, G, from, '+', 1000, me)
+        for _, row in ipairs(rows) do
+          if not mine[id .. ':' .. rank .. ':' .. row[1]] then
+            redis.call('XCLAIM', key, G, 'again', 0, row[1], 'JUSTID')
+            given, found = given + 1, true
+          end
+          from = '(' .. row[1]
         end
-      end
+      until #rows < 1000
     end
   end
   if found then arm(s, now) end

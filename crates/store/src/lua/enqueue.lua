@@ -15,14 +15,18 @@
 local now = clock()
 local stamp = string.format('%.0f', now)
 local ttl, at = ARGV[1], 2
-local subs, results, unknown, broken, marks = {}, {}, {}, {}, {}
+local subs, results, unknown, broken, marks, moved = {}, {}, {}, {}, {}, {}
 
 local function known(id)
   local s = subs[id]
   if not s then
     s = load(id)
     s.added, s.grown = 0, 0
-    if s.status ~= 'cancelled' then weigh(s) end
+    if s.status ~= 'cancelled' then
+      weigh(s)
+      -- Before anything is added: what is refused behind the adding would be added again.
+      redis.call('SADD', P .. LIVE, id)
+    end
     if not s.status then unknown[#unknown + 1] = id end
     subs[id] = s
   end
@@ -32,7 +36,10 @@ end
 local function add(s, rank, ref, m, t)
   local size = #m
   if s.entries + s.added >= s.max_entries or s.bytes + s.grown + size > s.max_bytes then
-    bury(s, rank, { 'm', m, 't', t, 'ref', ref }, 'queue_full', '', now)
+    if not pcall(bury, s, rank, { 'm', m, 't', t, 'ref', ref }, 'queue_full', '', now) then
+      broken[#broken + 1] = P .. DEAD .. s.id
+      return ''
+    end
     return 'd ' .. s.id .. ' queue_full ' .. stamp .. '\n'
   end
   open_rank(s, rank)
@@ -48,7 +55,7 @@ end
 while at <= #ARGV do
   local partition, prev, last, count = ARGV[at], ARGV[at + 1], ARGV[at + 2], tonumber(ARGV[at + 3])
   at = at + 4
-  local mark = redis.call('HGET', P .. MARKS, partition) or '0-0'
+  local mark = moved[partition] or redis.call('HGET', P .. MARKS, partition) or '0-0'
   local verdict = 'OK'
   if after(prev, mark) then verdict = mark elseif not after(last, mark) then verdict = 'DUP' end
   for _ = 1, count do
@@ -62,18 +69,18 @@ while at <= #ARGV do
           lines = lines .. add(s, ARGV[pair + 1], keep == '1' and ref or '', m, t)
         end
       end
+      mark = id
       if keep == '1' and lines ~= '' then redis.call('SET', P .. TRACE .. ref, lines, 'PX', ttl) end
     end
     at = at + 2 * n
   end
-  if verdict == 'OK' then marks[#marks + 1] = partition; marks[#marks + 1] = last end
+  if verdict == 'OK' then marks[#marks + 1] = partition; marks[#marks + 1] = last; moved[partition] = last end
   results[#results + 1] = verdict
 end
 
 for _, s in pairs(subs) do
   if s.added > 0 then
     redis.call('HINCRBY', s.key, 'bytes', s.grown)
-    redis.call('SADD', P .. LIVE, s.id)
     s.fresh = s.fresh + s.added
     arm(s, now)
   end

@@ -3,7 +3,7 @@
 --
 -- KEYS[1]  the control prefix
 -- ARGV     instance ('' only looks), its description as JSON, ms after which a silent one counts as gone,
---          '1' to leave
+--          '1' to leave, how many partitions and lanes there are
 -- Replies  { now, { instance, description, ms since it was heard, … } }
 --
 -- Why one script: list and descriptions must agree, by one clock.
@@ -18,6 +18,9 @@ if ARGV[4] == '1' then
 elseif me ~= '' then
   redis.call('ZADD', members, now, me)
   redis.call('HSET', about, me, ARGV[2])
+  -- Nobody with another layout may join, also where it was deleted.
+  redis.call('HSETNX', P .. LAYOUT, 'partitions', ARGV[5])
+  redis.call('HSETNX', P .. LAYOUT, 'lanes', ARGV[6])
 end
 -- A clock that was set back leaves renewals from the future, which would never age.
 local silent = redis.call('ZRANGEBYSCORE', members, '-inf', now - gone)

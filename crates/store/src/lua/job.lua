@@ -15,7 +15,7 @@
 -- Replies  'make': 0 made, -1 there is one of that id, else the number of open jobs, which are too many;
 --          'take': the epoch from which on it is mine, 0 if it is somebody else's or finished;
 --          'save': 1 saved, 0 not mine or stopped; 'stop': the state it had, or '';
---          'end': 1 noted, 0 it is open, noted before or unknown;
+--          'end': 1 noted, 0 noted before or unknown, -1 it is open;
 --          'look': { ids that nobody runs or that are finished and not ended, { state, count, ... } };
 --          'open', 'close': what the job has moved in this lane
 --

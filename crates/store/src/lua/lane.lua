@@ -32,6 +32,20 @@ local function after(a, b)
   return as > bs
 end
 
+local function queue(id, rank)
+  return P .. WORK .. id .. ':' .. rank
+end
+
+-- There is no note of a subscription's ranks: it has had no entry yet, or the note was deleted by hand.
+local function look_for_ranks(id)
+  local ranks = ''
+  for rank = 3, 0, -1 do
+    if redis.call('EXISTS', queue(id, rank)) == 1 then ranks = ranks .. rank end
+  end
+  if ranks ~= '' then redis.call('HSET', P .. SUB .. id, 'ranks', ranks) end
+  return ranks
+end
+
 local function load(id)
   local v = redis.call('HMGET', P .. SUB .. id,
     'status', 'cap', 'limit', 'hold', 'token', 'ranks', 'bytes', 'max_entries', 'max_bytes', 'change')
@@ -39,14 +53,10 @@ local function load(id)
   return {
     id = id, key = P .. SUB .. id, status = v[1], cap = cap,
     limit = math.min(tonumber(v[3]) or cap, cap), hold = tonumber(v[4]) or 0,
-    token = v[5], ranks = v[6] or '', bytes = tonumber(v[7]) or 0,
+    token = v[5], ranks = v[6] or look_for_ranks(id), bytes = tonumber(v[7]) or 0,
     max_entries = tonumber(v[8]) or 1000000, max_bytes = tonumber(v[9]) or 1073741824,
     change = v[10] or '0-0',
   }
-end
-
-local function queue(id, rank)
-  return P .. WORK .. id .. ':' .. rank
 end
 
 -- The group may have been deleted by hand: then everything in the stream waits again.
@@ -66,8 +76,11 @@ local function weigh(s, me)
   for rank in string.gmatch(s.ranks, '%d') do
     local key = queue(s.id, rank)
     local q = { rank = rank, key = key, fresh = 0, again = 0 }
-    local length = redis.call('XLEN', key)
-    if length > 0 then
+    local length = redis.pcall('XLEN', key)
+    -- A key of another type is no queue: it must not stop the rest of the lane.
+    if type(length) == 'table' then
+      q = nil
+    elseif length > 0 then
       local p = pending(key)
       local aside = 0
       for _, consumer in ipairs(p[4] or {}) do
@@ -82,7 +95,7 @@ local function weigh(s, me)
       s.busy = s.busy + p[1] - q.again - aside
       s.entries = s.entries + length
     end
-    s.queues[#s.queues + 1] = q
+    if q then s.queues[#s.queues + 1] = q end
   end
 end
 
@@ -91,7 +104,10 @@ local function arm(s, now)
   if s.token or s.status ~= 'active' or s.hold > now then return false end
   if not s.queues then weigh(s) end
   if s.limit - s.busy < 1 or s.fresh + s.again < 1 then return false end
-  s.token = redis.call('XADD', P .. READY, '*', 's', s.id)
+  -- If this is refused, a sweep makes up for it: what went before must not be undone or done again.
+  local token = redis.pcall('XADD', P .. READY, '*', 's', s.id)
+  if type(token) == 'table' then return false end
+  s.token = token
   redis.call('HSET', s.key, 'token', s.token)
   return true
 end
@@ -121,12 +137,12 @@ local function trace(ref, line, ttl)
 end
 
 -- Puts an entry's fields among a subscription's dead letters, which have a bound of their own: at it the
--- oldest is let go, and counted.
-local DEAD_BOUND = 100000
+-- oldest is let go, and counted. What has more fields than Lua can pass on loses its last ones.
+local DEAD_BOUND, MOST_FIELDS = 100000, 4000
 local function bury(s, rank, fields, reason, tries, now)
   local key = P .. DEAD .. s.id
   local row = { 'XADD', key, '*' }
-  for at = 1, #fields do row[#row + 1] = fields[at] end
+  for at = 1, math.min(#fields, MOST_FIELDS) do row[#row + 1] = fields[at] end
   for _, extra in ipairs({ 'rank', rank, 'reason', reason, 'tries', tries, 'died', now }) do
     row[#row + 1] = extra
   end

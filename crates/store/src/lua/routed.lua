@@ -14,5 +14,7 @@ local moved = redis.pcall('XGROUP', 'SETID', P .. INGRESS, ROUTER, ARGV[3])
 if moved.err then
   redis.call('XGROUP', 'CREATE', P .. INGRESS, ROUTER, ARGV[3], 'MKSTREAM')
 end
-if #ARGV > 3 then redis.call('HSET', P .. SENT, unpack(ARGV, 4)) end
+for from = 4, #ARGV, 1000 do
+  redis.call('HSET', P .. SENT, unpack(ARGV, from, math.min(from + 999, #ARGV)))
+end
 return 1

@@ -4,8 +4,9 @@
 -- KEYS[1]  the lane's prefix
 -- ARGV     me, trace time to live in ms, failures in a row that open a circuit, ms for which they must
 --          have lasted, ms of a circuit's first opening, and of its longest; then, per subscription: id,
---          good answers, bad answers, hold ('' none, ms, or 'gone'), number of deliveries, and per
---          delivery: rank, id, lease number, size, ref, place, argument, tries, trace line.
+--          number of deliveries, and per delivery: rank, id, lease number, size, ref, place, argument,
+--          tries, trace line, and what it says of the subscriber: '+' well, '-' ill, then '@' and for how
+--          many ms it is to be held, or '@gone'.
 --          Places: s settled, k awaiting its acknowledgment (ms to wait), l later (ms), a again,
 --          d dead (reason)
 -- Replies  { stale, next due, disabled, ready }: outcomes that came from someone who no longer holds the
@@ -13,7 +14,8 @@
 --          tokens that lie ready
 --
 -- Why one script: a delivery is in exactly one place. Success settles for whoever holds the entry: it was
--- delivered. Anything else counts only from the one who holds the lease: XACK would not ask.
+-- delivered. Anything else counts only from the one who holds the lease: XACK would not ask. What does not
+-- count says nothing of the subscriber either.
 
 local me, ttl = ARGV[1], ARGV[2]
 local trip, trip_ms, open_ms, open_max = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
@@ -95,18 +97,20 @@ end
 
 while at <= #ARGV do
   local s = load(ARGV[at])
-  local good, bad, how, count = tonumber(ARGV[at + 1]), tonumber(ARGV[at + 2]), ARGV[at + 3], tonumber(ARGV[at + 4])
-  at = at + 5
-  local settled, shrunk = {}, 0
+  local count = tonumber(ARGV[at + 1])
+  at = at + 2
+  local settled, shrunk, good, bad, held, is_gone = {}, 0, 0, 0, 0, false
   for _ = 1, count do
-    local rank, id, lease, size, ref, place, arg, tries, line = unpack(ARGV, at, at + 8)
-    at = at + 9
+    local rank, id, lease, size, ref, place, arg, tries, line, said = unpack(ARGV, at, at + 9)
+    at = at + 10
     local key, name = queue(s.id, rank), rank .. ':' .. id
     if place == 's' then
       local batch = settled[rank]
-      if not batch then batch = { ids = {}, tried = {} }; settled[rank] = batch end
+      if not batch then batch = { ids = {}, sizes = {}, names = {}, good = 0 }; settled[rank] = batch end
       batch.ids[#batch.ids + 1] = id
-      if tries ~= '' then batch.tried[#batch.tried + 1] = name end
+      batch.sizes[#batch.sizes + 1] = tonumber(size)
+      batch.names[#batch.names + 1] = name
+      if said == '+' then batch.good = batch.good + 1 end
       shrunk = shrunk + tonumber(size)
       trace(ref, line, ttl)
     elseif not holds(key, id, tonumber(lease)) then
@@ -133,19 +137,36 @@ while at <= #ARGV do
         end
         if tries ~= '' then redis.call('HSET', P .. TRIES .. s.id, name, tries) end
       end
+      local sign, how = string.match(said, '^([+-]?)@?(.*)$')
+      if sign == '+' then good = good + 1 elseif sign == '-' then bad = bad + 1 end
+      if how == 'gone' then is_gone = true elseif how ~= '' then held = math.max(held, tonumber(how)) end
       trace(ref, line, ttl)
     end
   end
   local done = 0
   for rank, batch in pairs(settled) do
     local key = queue(s.id, rank)
+    local before = done
     for first = 1, #batch.ids, 1000 do
       local last = math.min(first + 999, #batch.ids)
       local acked = redis.pcall('XACK', key, G, unpack(batch.ids, first, last))
-      done = done + (type(acked) == 'number' and acked or 0)
-      redis.call('XDEL', key, unpack(batch.ids, first, last))
+      acked = type(acked) == 'number' and acked or 0
+      done = done + acked
+      if acked <= last - first then
+        -- What was settled before is not counted off again.
+        for i = first, last do
+          if #redis.pcall('XRANGE', key, batch.ids[i], batch.ids[i]) == 0 then shrunk = shrunk - batch.sizes[i] end
+        end
+      end
+      redis.pcall('XDEL', key, unpack(batch.ids, first, last))
     end
-    if #batch.tried > 0 then redis.call('HDEL', P .. TRIES .. s.id, unpack(batch.tried)) end
+    -- Whoever comes late does not know what the delivery has been through since it was lost.
+    if redis.call('HLEN', P .. TRIES .. s.id) > 0 then
+      for first = 1, #batch.names, 1000 do
+        redis.call('HDEL', P .. TRIES .. s.id, unpack(batch.names, first, math.min(first + 999, #batch.names)))
+      end
+    end
+    good = good + math.min(batch.good, done - before)
     stale = stale + #batch.ids
   end
   stale = stale - done
@@ -158,8 +179,8 @@ while at <= #ARGV do
       brake(s, good, bad, set)
       set('delivered', (s.delivered or 0) + done) set('failed', (s.failed or 0) + bad) set('active_at', now)
     end
-    if how == 'gone' then how = gone(s, set) end
-    if how and how ~= '' then hold(s, tonumber(how), set) end
+    if is_gone then held = gone(s, set) or 0 end
+    if held > 0 then hold(s, held, set) end
     if shrunk > 0 then set('bytes', math.max(0, s.bytes - shrunk)) end
     if #row > 2 then redis.call(unpack(row)) end
     arm(s, now)

@@ -2,31 +2,70 @@
 -- sweep: find what a crash left lying: leases that ran out, tokens that were lost, entries that are gone.
 --
 -- KEYS[1]  the lane's prefix
--- ARGV     me (a consumer's name), lease in ms, cursor, the most subscriptions to look at, then the names
---          of the workers that live
--- Replies  { cursor, lost, rearmed, missing, unknown }: where to go on ('0' when through),
+-- ARGV     me (a consumer's name), lease in ms, cursor, the most subscriptions to look at, how many workers
+--          live, their names, then "<subscription>:<rank>:<id>" of what I hold
+-- Replies  { cursor, lost, rearmed, missing, unknown, cut }: where to go on ('0' when through),
 --          deliveries whose worker is lost, now mine to judge (as promote's `missed`), tokens that had to
 --          be made anew, entries that vanished from under the group, subscriptions with entries whose
---          settings this lane lacks
+--          settings this lane lacks, 1 where more were lost than one reply should hold: the same page again
 --
 -- Why one script: each repair looks and mends in one step, beside the moves that it must not cross.
 
 local me, lease = ARGV[1], tonumber(ARGV[2])
 local now = clock()
-local live = {}
-for at = 5, #ARGV do live[ARGV[at]] = true end
+local live, mine = {}, {}
+local workers = tonumber(ARGV[5])
+for at = 6, 5 + workers do live[ARGV[at]] = true end
+for at = 6 + workers, #ARGV do mine[ARGV[at]] = true end
 local lost, unknown, rearmed, missing = {}, {}, 0, 0
 local ready = P .. READY
+local PAGE = 500
+-- What one reply may hold.
+local entries_left, bytes_left, cut = 1000, 8388608, 0
 
 local function reclaim(s, q, worker)
-  local rows = redis.call('XPENDING', q.key, G, 'IDLE', lease, '-', '+', 32, worker)
-  for _, row in ipairs(rows) do
-    local entry = redis.call('XCLAIM', q.key, G, me, lease, row[1])[1]
-    if entry then
-      local tries = redis.call('HGET', P .. TRIES .. s.id, q.rank .. ':' .. row[1]) or ''
-      lost[#lost + 1] = { s.id, s.change, { { q.rank, row[1], row[4] + 1, tries, entry[2] } } }
+  local from = '-'
+  repeat
+    local rows = redis.call('XPENDING', q.key, G, 'IDLE', lease, from, '+', PAGE, worker)
+    for _, row in ipairs(rows) do
+      from = '(' .. row[1]
+      -- Who lives and knows what it holds has not lost it.
+      if worker ~= me or not mine[s.id .. ':' .. q.rank .. ':' .. row[1]] then
+        if entries_left < 1 or bytes_left < 1 then
+          cut = 1
+          return
+        end
+        local entry = redis.call('XCLAIM', q.key, G, me, lease, row[1])[1]
+        if entry then
+          local tries = redis.call('HGET', P .. TRIES .. s.id, q.rank .. ':' .. row[1]) or ''
+          lost[#lost + 1] = { s.id, s.change, { { q.rank, row[1], row[4] + 1, tries, entry[2] } } }
+          entries_left = entries_left - 1
+          for at = 2, #entry[2], 2 do bytes_left = bytes_left - #entry[2][at] end
+        end
+      end
+    end
+  until #rows < PAGE
+end
+
+-- What lies `later` or `ack` without its timer would lie there for ever. Of many, each sweep looks at some,
+-- and the next one goes on behind them.
+local function mend_timers(s, q, place)
+  local note = 'timed:' .. q.rank .. ':' .. place
+  local from = redis.call('HGET', s.key, note)
+  local rows = redis.call('XPENDING', q.key, G, from and '(' .. from or '-', '+', PAGE, place)
+  if #rows > 0 then
+    local names = {}
+    for i, row in ipairs(rows) do names[i] = place .. ':' .. s.id .. ':' .. q.rank .. ':' .. row[1] end
+    local due = redis.call('ZMSCORE', P .. TIMERS, unpack(names))
+    for i, name in ipairs(names) do
+      if not due[i] then
+        redis.call('ZADD', P .. TIMERS, now, name)
+        rearmed = rearmed + 1
+      end
     end
   end
+  if #rows == PAGE and s.status then redis.call('HSET', s.key, note, rows[PAGE][1])
+  elseif from then redis.call('HDEL', s.key, note) end
 end
 
 -- A consumer whose worker is gone and that holds nothing is only a name.
@@ -54,6 +93,16 @@ local function hides_work(q)
   return false
 end
 
+-- Everything was delivered, and something counts as waiting: it was with a consumer that was deleted by hand.
+local function adopt(q)
+  for _, row in ipairs(redis.call('XRANGE', q.key, '-', '+', 'COUNT', PAGE)) do
+    if #redis.call('XPENDING', q.key, G, row[1], row[1], 1) == 0 then
+      redis.call('XCLAIM', q.key, G, 'again', 0, row[1], 'FORCE', 'JUSTID')
+      rearmed = rearmed + 1
+    end
+  end
+end
+
 -- Dead letters age out after 14 days.
 local DEAD_MS = 1209600000
 for _, id in ipairs(redis.call('SRANDMEMBER', P .. DEADS, 8)) do
@@ -78,6 +127,7 @@ for _, id in ipairs(page[2]) do
         local gone = redis.call('XAUTOCLAIM', q.key, G, me, 9007199254740991, '0', 'COUNT', 1000)
         missing = missing + #gone[3]
       end
+      if q.fresh > 0 and not hides_work(q) then adopt(q) end
       forget(q)
     end
     s.queues = nil
@@ -88,7 +138,7 @@ for _, id in ipairs(page[2]) do
       if held == 0 then
         redis.call('SREM', P .. LIVE, id)
         redis.call('HDEL', s.key, 'bytes')
-        -- A late success does not know what the delivery has been through since it was lost.
+        -- Entries that vanished left theirs.
         redis.call('UNLINK', P .. TRIES .. id)
       end
     end
@@ -104,19 +154,11 @@ for _, id in ipairs(page[2]) do
     if s.status == 'active' and s.hold > now and not redis.call('ZSCORE', P .. TIMERS, 'hold:' .. id) then
       redis.call('ZADD', P .. TIMERS, s.hold, 'hold:' .. id)
     end
-    -- What lies `later` or `ack` without its timer would lie there for ever.
     for _, q in ipairs(s.queues) do
-      for _, place in ipairs({ 'later', 'ack' }) do
-        for _, row in ipairs(redis.call('XPENDING', q.key, G, '-', '+', 32, place)) do
-          local timer = place .. ':' .. id .. ':' .. q.rank .. ':' .. row[1]
-          if not redis.call('ZSCORE', P .. TIMERS, timer) then
-            redis.call('ZADD', P .. TIMERS, now, timer)
-            rearmed = rearmed + 1
-          end
-        end
-      end
+      mend_timers(s, q, 'later')
+      mend_timers(s, q, 'ack')
     end
     if arm(s, now) then rearmed = rearmed + 1 end
   end
 end
-return { page[1], lost, rearmed, missing, unknown }
+return { page[1], lost, rearmed, missing, unknown, cut }

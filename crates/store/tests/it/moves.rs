@@ -1,8 +1,6 @@
 //! Each move of a delivery inside its lane: before, move, after.
 
-mod kit;
-
-use kit::*;
+use super::kit::*;
 use postroad_model::{delivery::Outcome, message::Priority, subscription::Status};
 use postroad_store::{LaneLimits, trace::Lies};
 
@@ -101,7 +99,7 @@ async fn a_late_failure_changes_nothing_and_a_late_success_settles() {
     tokio::time::sleep(std::time::Duration::from_millis(20)).await;
     let swept = road
         .store
-        .sweep("w-2", std::time::Duration::from_millis(10), lane, 0, &["w-2".into()])
+        .sweep("w-2", std::time::Duration::from_millis(10), lane, 0, &["w-2".into()], &[])
         .await
         .unwrap();
     assert_eq!(swept.lost.len(), 2);

@@ -1,0 +1,31 @@
+//! Each move on a real Redis: before, move, after; moved again, too late, on junk, and while Redis is full, away
+//! or emptied. Every table ends by comparing what lies in the lanes (`kit/ledger.rs`).
+
+#![allow(unreachable_pub, reason = "one program, many tables")]
+
+mod kit;
+
+mod accept;
+mod apply;
+mod brake;
+mod chain;
+mod dead;
+mod faults;
+mod find;
+mod index;
+mod job;
+mod large;
+mod lost;
+mod mend;
+mod moves;
+mod owner;
+mod prepare;
+mod presence;
+mod promote;
+mod readers;
+mod settle;
+mod subscribe;
+mod sweep;
+mod take;
+mod trim;
+mod walk;
