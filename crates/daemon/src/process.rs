@@ -102,7 +102,6 @@ fn try_main<T: Configuration>(
         return Ok(());
     }
     telemetry::init(&config.common().log, config.common().log_format)?;
-    raise_descriptors();
     let runtime = runtime(config.common().threads)?;
     let ended = runtime.block_on(Box::pin(live(program, config, run)));
     // What was handed to other threads must not keep the process from leaving.
@@ -147,7 +146,7 @@ async fn live<T: Configuration>(
 
 /// Lets this process have as many descriptors as it may: most systems begin with 1,024, which is less than a
 /// busy daemon has connections.
-pub fn raise_descriptors() {
+fn raise_descriptors() {
     let limit = getrlimit(Resource::Nofile);
     if limit.current != limit.maximum {
         // Refused, it works with what it has.
@@ -160,8 +159,10 @@ pub fn descriptors() -> usize {
     getrlimit(Resource::Nofile).current.map_or(usize::MAX, |most| usize::try_from(most).unwrap_or(usize::MAX))
 }
 
-/// A runtime with so many threads: 0 is one for each CPU, 1 stays on the calling thread.
+/// A runtime with so many threads: 0 is one for each CPU, 1 stays on the calling thread. The process then has as
+/// many descriptors as it may.
 pub fn runtime(threads: usize) -> io::Result<Runtime> {
+    raise_descriptors();
     let mut builder = match threads {
         1 => Builder::new_current_thread(),
         _ => Builder::new_multi_thread(),

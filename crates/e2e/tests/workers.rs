@@ -289,12 +289,12 @@ async fn one_that_hangs_alone_leaves_room() -> Result<()> {
         let hang = json!({ "channel": "hang", "prefetch_count": 100 });
         let hang = town.subscribe_answering("hang", hang, Answer::hang()).await?;
         town.publish_bulk(&posts("hang", 40)).await?;
-        town.receiver.wait_for(&hang.path, 12, Duration::from_secs(3)).await?;
+        town.receiver.wait_for(&hang.path, 15, Duration::from_secs(3)).await?;
         tokio::time::sleep(Duration::from_millis(500)).await;
         let healthy = town.subscribe("healthy", json!({ "channel": "healthy" })).await?;
         town.publish(&Post::new("late", "healthy")).await?;
         town.receiver.wait_for(&healthy.path, 1, Duration::from_secs(2)).await?;
-        ensure!(town.receiver.count(&hang.path) == 12, "{}", town.receiver.describe(&hang.path));
+        ensure!(town.receiver.count(&hang.path) == 15, "{}", town.receiver.describe(&hang.path));
         Ok(())
     };
     let outcome = outcome.await;

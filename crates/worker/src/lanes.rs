@@ -51,6 +51,13 @@ impl Lanes {
         self.hot.notify_one();
     }
 
+    /// Tokens lie there. Of what lies behind those that were passed over, the watch tells.
+    pub fn warm(&self, lane: u16) {
+        if !self.lock().passed.contains_key(&lane) {
+            self.heat([lane]);
+        }
+    }
+
     /// Takes at most `most` lanes where tokens lie, going round.
     pub fn take_hot(&self, most: usize) -> Vec<u16> {
         let mut state = self.lock();

@@ -5,14 +5,21 @@
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
 };
 
+use postroad_model::id::SubscriptionId;
 use postroad_store::Lease;
 use tokio::sync::Notify;
 
 /// A quarter of the places is kept for subscriptions of which nothing is held, so that those which hang
-/// cannot take all: not even one that is alone, for whoever comes next would wait until it gives up.
+/// cannot take all.
 const KEPT_SHARE: usize = 4;
+/// Of one that was alone lately only so much is kept: enough for whoever comes next, who would wait until it
+/// gives up, and too little to slow it.
+const KEPT_SHARE_ALONE: usize = 16;
+/// What "lately" is.
+const LATELY: Duration = Duration::from_secs(30);
 
 /// All places of one worker.
 pub struct Places {
@@ -28,6 +35,10 @@ struct State {
     held: HashMap<u16, HashSet<String>>,
     /// How much is held of each subscription of which anything is.
     subscriptions: HashMap<String, usize>,
+    /// The subscription of which something was taken last.
+    latest: Option<SubscriptionId>,
+    /// When that was last another one than before.
+    turned: Option<Instant>,
     /// Lanes of subscriptions of which nothing is held any more.
     let_go: BTreeSet<u16>,
     count: usize,
@@ -73,9 +84,14 @@ impl Places {
     /// How many are free now.
     pub fn free(&self) -> Free {
         let state = self.lock();
+        let kept = if state.turned.is_some_and(|turned| turned.elapsed() < LATELY) {
+            self.most / KEPT_SHARE
+        } else {
+            (self.most / KEPT_SHARE_ALONE).max(usize::from(self.most >= KEPT_SHARE))
+        };
         let bytes = self.most_bytes.saturating_sub(state.bytes);
         let all = if bytes == 0 { 0 } else { self.most.saturating_sub(state.count) };
-        Free { all, spare: all.saturating_sub(self.most / KEPT_SHARE), bytes }
+        Free { all, spare: all.saturating_sub(kept), bytes }
     }
 
     /// How many are taken.
@@ -105,6 +121,11 @@ impl Places {
             None => {
                 state.subscriptions.insert(lease.subscription.to_string(), 1);
             }
+        }
+        if state.latest.as_ref() != Some(&lease.subscription)
+            && state.latest.replace(lease.subscription.clone()).is_some()
+        {
+            state.turned = Some(Instant::now());
         }
         Place { places: Arc::clone(self), lane: lease.lane, handle, bytes, suspect }
     }
@@ -154,10 +175,8 @@ impl Drop for Place {
 
 #[cfg(test)]
 pub(crate) mod tests {
-    use std::time::{Duration, Instant};
-
     use super::*;
-    use postroad_model::{delivery::Progress, id::SubscriptionId};
+    use postroad_model::delivery::Progress;
     use postroad_store::{StreamId, Tries, entry::Entry};
 
     pub(crate) fn lease(subscription: &str, ms: u64) -> Lease {
@@ -177,13 +196,14 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_quarter_is_kept_even_from_one_that_is_alone() {
+    fn one_that_is_alone_leaves_a_few_and_several_leave_a_quarter() {
         let places = Places::new(8, usize::MAX);
         let free = |places: &Places| (places.free().all, places.free().spare);
         let first = places.take(&lease("sub_a", 1));
-        assert_eq!(free(&places), (7, 5));
+        assert_eq!(free(&places), (7, 6));
         let second = places.take(&lease("sub_b", 2));
         assert_eq!(free(&places), (6, 4));
+        assert_eq!((Places::new(512, 1).free().spare, Places::new(3, 1).free().spare), (480, 3));
         assert_eq!((places.handles()[&3].len(), places.handles_in(3).len()), (2, 2));
         assert!(places.take_let_go().is_empty());
         drop((first, second));

@@ -109,7 +109,7 @@ fn through(shared: &Shared, lane: u16, settled: &Settled) {
         shared.lanes.due_in(lane, due);
     }
     if settled.ready {
-        shared.lanes.heat([lane]);
+        shared.lanes.warm(lane);
     }
 }
 

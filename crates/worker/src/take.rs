@@ -16,6 +16,8 @@ use crate::{
 const LANES: usize = 16;
 /// How long a wait for tokens lasts when none come.
 const BLOCK: Duration = Duration::from_secs(1);
+/// After so many waits without a token all are looked at again.
+const QUIET: u32 = 5;
 /// When suspects that were put off are due again, at the earliest.
 const PUT_OFF: Duration = Duration::from_millis(200);
 
@@ -173,19 +175,25 @@ async fn start(shared: &Shared, leases: Vec<Lease>) {
 pub async fn watch_forever(shared: Shared) {
     let mut backoff = Backoff::default();
     let mut reader = None;
+    let mut quiet = 0;
     loop {
         let result = async {
             let mut open = match reader.take() {
                 Some(open) => open,
                 None => shared.store.ready_reader().await?,
             };
-            let lanes = open.wait(&shared.store, &shared.lanes.passed(), BLOCK).await?;
+            let from = shared.lanes.passed();
+            let mut lanes = open.wait(&shared.store, &from, BLOCK).await?;
+            // What was passed over meanwhile is no news; the next wait tells of what lies behind it.
+            let passed = shared.lanes.passed();
+            lanes.retain(|lane| passed.get(lane).is_none_or(|upto| from.get(lane) == Some(upto)));
             Ok::<_, StoreError>((open, lanes))
         };
         match result.await {
             Ok((open, lanes)) => {
                 reader = Some(open);
                 backoff.reset();
+                quiet = if lanes.is_empty() { quiet + 1 } else { 0 };
                 if !lanes.is_empty() {
                     shared.lanes.heat(lanes);
                     // The same tokens would be seen again before they are taken.
@@ -203,8 +211,9 @@ pub async fn watch_forever(shared: Shared) {
             }
         }
         shared.lanes.wake();
-        // A place may have been freed without a settlement.
-        if shared.places.free().spare > 0 {
+        // A place may have been freed without a settlement, or just before a token was passed over.
+        if shared.places.free().spare > 0 || quiet >= QUIET {
+            quiet = 0;
             shared.lanes.forget_passed();
         }
     }

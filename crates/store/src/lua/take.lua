@@ -18,6 +18,7 @@ local bytes, suspects, suspect_after = tonumber(ARGV[8]), tonumber(ARGV[9]), ton
 local now = clock()
 local ready = P .. READY
 local taken, passed, put_off = {}, '', 0
+local looked, back = 0, ''
 
 local function weight(fields)
   local sum = 0
@@ -83,6 +84,7 @@ end
 local tokens = redis.call('XRANGE', ready, ARGV[7], '+', 'COUNT', ARGV[6])
 for _, token in ipairs(tokens) do
   if free < 1 or bytes < 1 then break end
+  looked = looked + 1
   local s = token[2][1] == 's' and load(token[2][2])
   if not s or s.token ~= token[1] then
     redis.call('XDEL', ready, token[1])
@@ -104,8 +106,9 @@ for _, token in ipairs(tokens) do
     else
       redis.call('XDEL', ready, token[1])
       s.token = false
+      local got = 0
       if n > 0 then
-        local entries, got = {}, 0
+        local entries = {}
         local from, to, step = 1, #s.queues, 1
         -- Every eighth take starts at the bottom, so that a stream of urgent messages starves none.
         if #s.queues > 1 and redis.call('HINCRBY', s.key, 'turn', 1) % 8 == 0 then
@@ -127,9 +130,15 @@ for _, token in ipairs(tokens) do
         s.busy = s.busy + #entries
         free, spare = free - #entries, spare - #entries
         if #entries > 0 then taken[#taken + 1] = { s.id, s.change, entries } end
+        got = #entries
       end
-      if not arm(s, now) then redis.call('HDEL', s.key, 'token') end
+      if not arm(s, now) then redis.call('HDEL', s.key, 'token')
+      elseif got > 0 then back = s.token
+      else looked = -1000 end
     end
   end
 end
+-- Every token was looked at, and this worker may hold no more of those that it put back: it need not find
+-- that out by another look.
+if back ~= '' and spare < 1 and looked == #tokens and looked < tonumber(ARGV[6]) then passed = back end
 return { taken, redis.call('XLEN', ready), passed, put_off }

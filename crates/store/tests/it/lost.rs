@@ -79,6 +79,21 @@ async fn tokens_behind_those_that_were_passed_over_are_found() {
 }
 
 #[tokio::test]
+async fn a_token_that_was_put_back_with_no_room_left_needs_no_second_look() {
+    let mut road = Road::new().await;
+    let sub = road.subscribe_in(0, |sub| sub.prefetch_count = 100).await;
+    road.fill(&[&sub], 10).await;
+    let taken = road.take_in("w-1", 0, Room { spare: 4, ..WIDE }).await;
+    assert_eq!((taken.leases.len(), taken.left, taken.passed.is_some()), (4, true, true));
+    let behind = Room { spare: 4, behind: taken.passed.unwrap(), ..WIDE };
+    assert!(road.take_in("w-1", 0, behind).await.leases.is_empty());
+    // While there is room it is not passed over.
+    let taken = road.take_in("w-1", 0, Room { quantum: 2, spare: 4, ..WIDE }).await;
+    assert_eq!((taken.leases.len(), taken.left, taken.passed), (2, true, None));
+    road.check().await;
+}
+
+#[tokio::test]
 async fn bytes_bound_a_whole_take() {
     let mut road = Road::new().await;
     let (a, b) = (road.subscribe_in(0, |_| {}).await, road.subscribe_in(0, |_| {}).await);
