@@ -7,7 +7,7 @@ use axum::{
 use postroad_model::{
     id::{Kind, mint},
     names::NameError,
-    time::Time,
+    time::{Time, millis},
 };
 use postroad_store::StoreError;
 use serde::Serialize;
@@ -145,7 +145,7 @@ impl From<StoreError> for ApiError {
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-        let now_ms = u64::try_from(now.as_millis()).unwrap_or(u64::MAX);
+        let now_ms = millis(now);
         let request_id = mint(Kind::Request, now_ms, rand::random());
         if self.status.is_server_error() {
             tracing::warn!(

@@ -16,6 +16,7 @@ use std::{
     time::Duration,
 };
 
+use postroad_model::time::millis;
 use postroad_store::{Acceptance, Accepted, Backoff, Store, StoreError};
 use tokio::{
     sync::{mpsc, oneshot},
@@ -93,7 +94,7 @@ async fn fly_forever(
     next: Arc<AtomicU16>,
     window: Duration,
 ) {
-    let window_ms = u64::try_from(window.as_millis()).unwrap_or(u64::MAX);
+    let window_ms = millis(window);
     while let Some(first) = boarding.recv().await {
         next.store((next.load(Ordering::Relaxed) + 1) % store.layout().partitions, Ordering::Relaxed);
         let mut seats: Vec<(u16, Acceptance)> = Vec::new();

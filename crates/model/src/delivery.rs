@@ -309,7 +309,7 @@ pub fn parse_retry_after(text: &str, now_ms: u64) -> Option<u64> {
         return Some(text.parse::<u64>().unwrap_or(u64::MAX).saturating_mul(1_000));
     }
     let at = httpdate::parse_http_date(text).ok()?.duration_since(std::time::UNIX_EPOCH).ok()?;
-    Some(u64::try_from(at.as_millis()).unwrap_or(u64::MAX).saturating_sub(now_ms))
+    Some(crate::time::millis(at).saturating_sub(now_ms))
 }
 
 #[cfg(test)]

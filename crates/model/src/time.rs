@@ -1,9 +1,14 @@
 //! Points in time: milliseconds since the Unix epoch inside, RFC 3339 in UTC outside.
 
-use std::fmt;
+use std::{fmt, time::Duration};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+
+/// A duration in whole milliseconds, as Redis is told it. What is longer than that can say is for ever.
+pub fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
 
 /// A point in time with millisecond precision. Written as RFC 3339 in UTC (`2024-01-15T12:30:00.123Z`);
 /// read from RFC 3339 with any offset.

@@ -12,6 +12,7 @@ use std::{
     time::Instant,
 };
 
+use postroad_model::time::millis;
 use postroad_store::{Claim, Claimed, Store, StoreError, StreamId};
 use tokio::sync::Notify;
 use tracing::{info, warn};
@@ -119,7 +120,7 @@ pub async fn round(
         })
         .collect();
     let asked = Instant::now();
-    let lease_ms = u64::try_from(config.lease.as_millis()).unwrap_or(u64::MAX);
+    let lease_ms = millis(config.lease);
     let answers = store.claim(me, lease_ms, &claims).await?;
     for (claim, answer) in claims.iter().zip(answers) {
         let partition = claim.partition;

@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use postroad_model::{message::Message, subscription::Subscription};
+use postroad_model::{message::Message, subscription::Subscription, time::millis};
 use postroad_store::{
     Backoff, IngressReader, Linked, Routed, Store, StoreError, StreamId,
     entry::{Accepted, EntryError},
@@ -336,7 +336,7 @@ impl Router {
 
     /// One flight of links.
     async fn fly(&mut self, lanes: Vec<(u16, Vec<u16>)>) -> Result<(), StoreError> {
-        let trace_ms = u64::try_from(self.config.retention.as_millis()).unwrap_or(u64::MAX);
+        let trace_ms = millis(self.config.retention);
         let mut flight = Vec::with_capacity(lanes.len());
         for (lane, partitions) in &lanes {
             let links: Vec<_> = partitions

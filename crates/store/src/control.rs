@@ -245,14 +245,19 @@ impl Store {
         call
     }
 
-    /// Settings of subscriptions as their lanes have them, in the order asked for.
-    pub async fn settings(&self, ids: &[SubscriptionId]) -> Result<Vec<Option<Subscription>>, StoreError> {
+    /// Settings of subscriptions as their lanes have them, in the order asked for. One that cannot be read does
+    /// not keep back the others.
+    pub async fn settings(
+        &self,
+        ids: &[SubscriptionId],
+    ) -> Result<Vec<Result<Option<Subscription>, StoreError>>, StoreError> {
         let mut pipeline = Pipeline::with_capacity(ids.len());
         for id in ids {
             let key = self.keys.key(Tag::Lane(self.layout.lane_of(id)), &format!("{}{id}", keys::SUB));
             pipeline.cmd("HGET").arg(key).arg("settings");
         }
-        self.link.pipeline(&pipeline).await?.into_iter().map(|answer| read_record(checked(answer)?)).collect()
+        let answers = self.link.pipeline(&pipeline).await?;
+        Ok(answers.into_iter().map(|answer| read_record(checked(answer)?)).collect())
     }
 
     /// A subscription's record.

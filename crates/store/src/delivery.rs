@@ -8,6 +8,7 @@ use std::{
 use postroad_model::{
     delivery::{Attempt, Health, Hold, Place, Progress, Verdict},
     id::SubscriptionId,
+    time::millis,
 };
 use redis::Value;
 
@@ -272,10 +273,6 @@ impl Store {
         }
         Ok(given)
     }
-}
-
-fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 fn due(ms: i64) -> Option<Duration> {

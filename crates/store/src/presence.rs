@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::{Members, Store, StoreError};
+use postroad_model::time::millis;
 
 /// How often an instance is heard.
 pub const HEARTBEAT: Duration = Duration::from_secs(1);
@@ -25,12 +26,12 @@ impl Members {
 impl Store {
     /// Says that an instance is there, and hears who else is.
     pub async fn announce(&self, me: &str, about: &str) -> Result<Members, StoreError> {
-        self.heartbeat(me, about, u64::try_from(GONE.as_millis()).unwrap_or(u64::MAX)).await
+        self.heartbeat(me, about, millis(GONE)).await
     }
 
     /// Who is there.
     pub async fn living(&self) -> Result<Members, StoreError> {
-        self.members(u64::try_from(GONE.as_millis()).unwrap_or(u64::MAX)).await
+        self.members(millis(GONE)).await
     }
 }
 

@@ -8,6 +8,7 @@ use postroad_model::{
     },
     message::Message,
     subscription::RetryPolicy,
+    time::millis,
 };
 use postroad_store::{Lease, Settlement, entry::EntryError};
 use tokio::time::Instant;
@@ -28,7 +29,7 @@ const NEWER_WAIT_MS: u64 = 5_000;
 /// How long a delivery waits for which this machine lacked descriptors or memory.
 const EXHAUSTED_WAIT_MS: u64 = 1_000;
 /// How long a subscription waits whose settings this worker cannot read.
-const UNREADABLE_WAIT_MS: u64 = 5_000;
+pub const UNREADABLE_WAIT: Duration = Duration::from_secs(5);
 
 /// Delivers what a lease stands for.
 pub async fn deliver(shared: Shared, lease: Lease, target: Arc<Target>, place: Place) {
@@ -91,7 +92,7 @@ async fn send(
     let request = request::build(target, url, message, number, started_at_ms, rand::random());
     let began = Instant::now();
     let answer = shared.callbacks.send(request).await;
-    attempt.duration_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+    attempt.duration_ms = millis(began.elapsed());
     match answer {
         Ok(answer) => {
             attempt.status = Some(answer.status);
@@ -140,7 +141,7 @@ pub fn unsent(lease: Lease) -> Settlement {
 /// given back without end.
 pub fn waiting(lease: Lease) -> Settlement {
     let mut settlement = unsent(lease);
-    settlement.verdict.hold = Hold::For { ms: UNREADABLE_WAIT_MS };
+    settlement.verdict.hold = Hold::For { ms: millis(UNREADABLE_WAIT) };
     settlement
 }
 

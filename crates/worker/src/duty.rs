@@ -20,7 +20,11 @@ use postroad_store::{Lease, Settlement, StoreError};
 use serde_json::json;
 use tracing::{error, info, warn};
 
-use crate::{deliver::count, shared::Shared, targets::Known};
+use crate::{
+    deliver::{UNREADABLE_WAIT, count},
+    shared::Shared,
+    targets::Known,
+};
 
 /// How a worker names itself among the living.
 pub const KIND: &str = "worker";
@@ -158,9 +162,6 @@ async fn promote(shared: &Shared, lanes: &[u16], ill: &mut Ill) {
         ill.note(shared, "promoting", *lane, result.await);
     }
 }
-
-/// How long a missed acknowledgment waits for settings that this worker cannot read.
-const UNREADABLE_WAIT: Duration = Duration::from_secs(5);
 
 /// Judges deliveries that nobody attempted, on the same path as attempts.
 pub async fn judge_all(shared: &Shared, leases: Vec<Lease>, outcome: &Outcome) -> Result<(), StoreError> {

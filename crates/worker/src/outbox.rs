@@ -13,7 +13,7 @@ use postroad_model::{
     message::{Message, Metadata, Payload, PayloadKind, Priority},
     names::{ChannelName, NameError, RoutingKey, ServiceName},
     subscription::{Status, Subscription},
-    time::Time,
+    time::{Time, millis},
 };
 use postroad_store::{Acceptance, IdKey, OutboxEntry, StoreError, StreamId, entry::Entry};
 use serde_json::json;
@@ -145,7 +145,7 @@ async fn publish(shared: &Shared, message: &Message) -> Result<(), StoreError> {
         channel: format!("{}/{}", message.tenant, message.channel),
         entry: Entry::encode(message, usize::MAX),
     };
-    let window_ms = u64::try_from(shared.config.retention.as_millis()).unwrap_or(u64::MAX);
+    let window_ms = millis(shared.config.retention);
     let mut answers = shared.store.accept(&[(partition, vec![acceptance])], window_ms).await?;
     answers.pop().unwrap_or(Ok(Vec::new())).map(drop)
 }

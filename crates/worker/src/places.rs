@@ -34,7 +34,7 @@ struct State {
     /// Handles of what is held, by lane.
     held: HashMap<u16, HashSet<String>>,
     /// How much is held of each subscription of which anything is.
-    subscriptions: HashMap<String, usize>,
+    subscriptions: HashMap<SubscriptionId, usize>,
     /// The subscription of which something was taken last.
     latest: Option<SubscriptionId>,
     /// When that was last another one than before.
@@ -50,6 +50,7 @@ struct State {
 pub struct Place {
     places: Arc<Places>,
     lane: u16,
+    subscription: SubscriptionId,
     handle: String,
     bytes: usize,
     suspect: bool,
@@ -64,11 +65,6 @@ pub struct Free {
     pub spare: usize,
     /// Bytes that may still be taken.
     pub bytes: usize,
-}
-
-/// A handle begins with its subscription.
-fn subscription_of(handle: &str) -> &str {
-    handle.split(':').next().unwrap_or_default()
 }
 
 impl Places {
@@ -116,18 +112,14 @@ impl Places {
         state.bytes += bytes;
         state.suspects += usize::from(suspect);
         state.held.entry(lease.lane).or_default().insert(handle.clone());
-        match state.subscriptions.get_mut(lease.subscription.as_str()) {
-            Some(count) => *count += 1,
-            None => {
-                state.subscriptions.insert(lease.subscription.to_string(), 1);
-            }
-        }
+        let subscription = lease.subscription.clone();
+        *state.subscriptions.entry(subscription.clone()).or_default() += 1;
         if state.latest.as_ref() != Some(&lease.subscription)
             && state.latest.replace(lease.subscription.clone()).is_some()
         {
             state.turned = Some(Instant::now());
         }
-        Place { places: Arc::clone(self), lane: lease.lane, handle, bytes, suspect }
+        Place { places: Arc::clone(self), lane: lease.lane, subscription, handle, bytes, suspect }
     }
 
     /// Waits until a place has been freed since the last wait.
@@ -160,11 +152,10 @@ impl Drop for Place {
         if let Some(handles) = state.held.get_mut(&self.lane) {
             handles.remove(&self.handle);
         }
-        let subscription = subscription_of(&self.handle);
-        if let Some(count) = state.subscriptions.get_mut(subscription) {
+        if let Some(count) = state.subscriptions.get_mut(&self.subscription) {
             *count -= 1;
             if *count == 0 {
-                state.subscriptions.remove(subscription);
+                state.subscriptions.remove(&self.subscription);
                 state.let_go.insert(self.lane);
             }
         }

@@ -1,8 +1,9 @@
 //! Redis's clock, as a worker knows it: what the last heartbeat heard and the time since, measured with a
 //! clock that nobody can step.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
+use postroad_model::time::millis;
 use tokio::sync::watch;
 
 /// Redis's clock.
@@ -33,12 +34,10 @@ impl RedisClock {
     }
 }
 
-fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
-}
-
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     #[tokio::test]

@@ -12,6 +12,7 @@ use std::{
     time::Duration,
 };
 
+use postroad_model::time::millis;
 use postroad_store::{Backoff, Settled, Settlement, StoreError};
 use tokio::{sync::mpsc::UnboundedReceiver, time::Instant};
 use tracing::{error, info, warn};
@@ -74,7 +75,7 @@ fn by_lane(outgoing: impl Iterator<Item = Outgoing>) -> impl Iterator<Item = Par
 
 /// Sends a flight. What fails goes aside.
 async fn fly(shared: &Shared, mut flight: Vec<Part>, aside: &mut Aside) {
-    let trace_ms = u64::try_from(shared.config.retention.as_millis()).unwrap_or(u64::MAX);
+    let trace_ms = millis(shared.config.retention);
     while !flight.is_empty() {
         let (rows, rest): (Vec<_>, Vec<_>) = flight
             .into_iter()

@@ -110,7 +110,10 @@ impl Targets {
         missing: Vec<(SubscriptionId, StreamId)>,
     ) -> Result<HashSet<SubscriptionId>, StoreError> {
         let ids: Vec<SubscriptionId> = missing.iter().map(|(id, _)| id.clone()).collect();
-        let read = self.read(&ids).await?;
+        let read = self.store.settings(&ids).await?;
+        if let Some(Err(error)) = read.iter().find(|row| row.as_ref().is_err_and(StoreError::is_transient)) {
+            return Err(error.clone());
+        }
         let mut unreadable = HashSet::new();
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         let mut told = self.unreadable.lock().unwrap_or_else(PoisonError::into_inner);
@@ -137,26 +140,5 @@ impl Targets {
             }
         }
         Ok(unreadable)
-    }
-
-    /// All at once; one by one where some cannot be read.
-    async fn read(
-        &self,
-        ids: &[SubscriptionId],
-    ) -> Result<Vec<Result<Option<Subscription>, StoreError>>, StoreError> {
-        match self.store.settings(ids).await {
-            Ok(all) => return Ok(all.into_iter().map(Ok).collect()),
-            Err(error) if error.is_transient() => return Err(error),
-            Err(_) => {}
-        }
-        let mut each = Vec::with_capacity(ids.len());
-        for id in ids {
-            each.push(match self.store.settings(std::slice::from_ref(id)).await {
-                Ok(mut one) => Ok(one.pop().flatten()),
-                Err(error) if error.is_transient() => return Err(error),
-                Err(error) => Err(error),
-            });
-        }
-        Ok(each)
     }
 }

@@ -10,7 +10,7 @@ use axum::{
 };
 use postroad_model::{
     id::{Kind, mint},
-    time::Time,
+    time::{Time, millis},
 };
 use postroad_store::{Member, Server, StoreError};
 use serde_json::{Value, json};
@@ -53,7 +53,7 @@ async fn look(app: &App, now_ms: u64) -> Result<Vec<(&'static str, Value)>, Stor
     let caller = app.caller();
     let server = app.store.server().await?;
     let living = app.store.living().await?;
-    let retention_ms = u64::try_from(app.config.retention.as_millis()).unwrap_or(u64::MAX);
+    let retention_ms = millis(app.config.retention);
     let channels = app.store.active_channels(&caller.tenant, now_ms.saturating_sub(retention_ms)).await?;
     let unrouted = app.store.unrouted(living.now_ms).await?;
     let waiting: u64 = unrouted.iter().map(|(count, _)| count).sum();

@@ -22,7 +22,7 @@ use postroad_model::{
     json_scan::check_depth,
     message::{Message, Payload, PayloadKind},
     names::{MAX_NAME_BYTES, ServiceName},
-    time::Time,
+    time::{Time, millis},
 };
 use postroad_store::{
     Accepted, Found, StoreError,
@@ -367,7 +367,7 @@ fn failed(
 async fn find(app: &App, caller: &Caller, id: &str) -> ApiResult<(MessageId, Found)> {
     let unknown = || ApiError::not_found("message", id);
     let id = MessageId::new(id).map_err(|_| unknown())?;
-    let window_ms = u64::try_from(app.config.retention.as_millis()).unwrap_or(u64::MAX);
+    let window_ms = millis(app.config.retention);
     let mut found = app.store.find_message(&caller.tenant, &id, window_ms, app.clock.now_ms()).await?;
     found.sort_by_key(|found| found.accepted_ms);
     let newest = found.pop().ok_or_else(unknown)?;

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use postroad_model::id::SubscriptionId;
+use postroad_model::time::millis;
 use postroad_store::{Job, JobState, ReplayState, StreamId};
 use tokio::time::Instant;
 
@@ -223,7 +224,7 @@ impl<'a> Tenure<'a> {
             return Ok(Batch::Moved);
         }
         let Runner { store, max_queued, retention, .. } = self.runner;
-        let trace_ms = u64::try_from(retention.as_millis()).unwrap_or(u64::MAX);
+        let trace_ms = millis(*retention);
         let mut has_mended = false;
         loop {
             let replay = store.replay_dead(id, &self.mine, *max_queued, trace_ms, &ids);

@@ -3,6 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use postroad_daemon::stop::Stop;
+use postroad_model::time::millis;
 use postroad_store::{Backoff, JobState, LaneLimits, Store};
 use tokio::sync::Semaphore;
 use tracing::{info, warn};
@@ -78,7 +79,7 @@ pub enum Ended {
 impl Runner {
     /// The lease in milliseconds.
     pub fn lease_ms(&self) -> u64 {
-        u64::try_from(self.lease.as_millis()).unwrap_or(u64::MAX)
+        millis(self.lease)
     }
 
     /// Takes a job and runs it to its end, through outages of Redis. Dropping this at any point loses nothing.

@@ -7,6 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use postroad_model::time::millis;
 use postroad_store::{StoreError, StreamId, TRIM_MOST};
 use tracing::{info, warn};
 
@@ -88,7 +89,7 @@ impl Router {
         };
         let upto = settled[at].1;
         settled.drain(..at);
-        let retention_ms = u64::try_from(self.config.retention.as_millis()).unwrap_or(u64::MAX);
+        let retention_ms = millis(self.config.retention);
         for _ in 0..ROUNDS {
             let keep_ms = if crowded { 0 } else { retention_ms };
             let Some(trimmed) = self.store.trim(&self.me, partition, road.epoch, upto, keep_ms).await? else {

@@ -12,7 +12,7 @@ async fn an_older_change_never_overwrites_a_newer_one() {
     let apply = async |sub: &postroad_model::subscription::Subscription, change: &str| {
         road.store.apply(sub, sid(change), limits).await.unwrap()
     };
-    assert_eq!(road.store.settings(std::slice::from_ref(&sub.id)).await.unwrap(), [None]);
+    assert_eq!(road.store.settings(std::slice::from_ref(&sub.id)).await.unwrap().remove(0).unwrap(), None);
     // Numbers, not texts.
     for (change, prefetch, applied) in [
         ("9-0", 1, true),
@@ -23,10 +23,10 @@ async fn an_older_change_never_overwrites_a_newer_one() {
         ("10-10", 6, true),
         ("10-9", 7, false),
     ] {
-        let before = road.store.settings(std::slice::from_ref(&sub.id)).await.unwrap().remove(0);
+        let before = road.store.settings(std::slice::from_ref(&sub.id)).await.unwrap().remove(0).unwrap();
         sub.prefetch_count = prefetch;
         assert_eq!(apply(&sub, change).await, applied, "{change}");
-        let there = road.store.settings(std::slice::from_ref(&sub.id)).await.unwrap().remove(0);
+        let there = road.store.settings(std::slice::from_ref(&sub.id)).await.unwrap().remove(0).unwrap();
         assert_eq!(there, if applied { Some(sub.clone()) } else { before }, "{change}");
     }
     assert!(road.store.settings(&[]).await.unwrap().is_empty());
@@ -117,9 +117,11 @@ async fn a_pull_subscription_has_no_token() {
 #[tokio::test]
 async fn settings_that_cannot_be_read_are_an_error() {
     let road = Road::new().await;
-    let sub = road.subscribe(|_| {}).await;
+    let (sub, sound) = (road.subscribe(|_| {}).await, road.subscribe(|_| {}).await);
     road.redis(&["HSET", &road.sub_key(&sub), "settings", "{"]).await;
-    let error = road.store.settings(std::slice::from_ref(&sub.id)).await.unwrap_err();
+    let mut read = road.store.settings(&[sub.id, sound.id.clone()]).await.unwrap();
+    assert_eq!(read.pop().unwrap().unwrap(), Some(sound), "the others are read");
+    let error = read.remove(0).unwrap_err();
     assert!(!error.is_transient() && error.to_string().contains("record"), "{error}");
 }
 
