@@ -16,7 +16,8 @@ use postroad_model::{
     names::{ChannelName, ServiceName},
     signature::{Secret, SecretKey},
     subscription::{
-        Channels, DEFAULT_ACK_TIMEOUT, DEFAULT_PREFETCH, Format, RetryPolicy, Selector, Status, Subscription,
+        Channels, DEFAULT_ACK_TIMEOUT, DEFAULT_PREFETCH, DEFAULT_PULL_PREFETCH, Format, MAX_ACK_TIMEOUT,
+        MAX_BATCH, MAX_PREFETCH, MAX_RATE, RetryPolicy, Selector, Status, Subscription,
     },
     time::Time,
     topic::TopicPattern,
@@ -32,8 +33,9 @@ use crate::config::IngestConfig;
 pub struct SubscriptionRequest {
     /// The service that it belongs to.
     pub service_name: String,
-    /// Where deliveries go.
-    pub callback_url: String,
+    /// Where deliveries go; none: they are pulled.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub callback_url: Option<String>,
     /// One channel, by name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub channel: Option<String>,
@@ -64,6 +66,27 @@ pub struct SubscriptionRequest {
     /// The most unacknowledged deliveries at a time, over all workers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prefetch_count: Option<u32>,
+    /// Whether a 2xx also acknowledges. `false` where deliveries are pulled.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub auto_ack: Option<bool>,
+    /// Seconds within which an unacknowledged delivery must be acknowledged.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ack_timeout: Option<u64>,
+    /// The most deliveries in one request.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub batch_size: Option<u32>,
+    /// Deliveries a second; none: as fast as it answers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rate_limit: Option<u32>,
+    /// Whether messages of one ordering key keep their order.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ordered: Option<bool>,
+    /// How a delivery is put into a request.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub format: Option<String>,
+    /// The channel on which copies of dead letters are published.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dead_letter_queue: Option<String>,
 }
 
 /// `retry_policy`; its delay is in seconds.
@@ -81,8 +104,6 @@ pub struct RetryPolicyRequest {
     pub backoff_multiplier: Option<f64>,
 }
 
-/// The most unacknowledged deliveries at a time that may be asked for.
-const MAX_PREFETCH: u32 = 10_000;
 /// The longest delay that may be asked for: the ceiling of an hour.
 const MAX_DELAY_SECONDS: f64 = 3_600.0;
 
@@ -144,6 +165,10 @@ pub fn patch(
             request.remove(other);
         }
     }
+    // What cannot go with being pulled was never said of it.
+    if patch.get("callback_url").is_some_and(Value::is_null) {
+        request.remove("auto_ack");
+    }
     for (named, other) in [("max_retries", "max_retries"), ("retry_delay", "retry_delay")] {
         if patch.contains_key(named)
             && let Some(Value::Object(policy)) = request.get_mut("retry_policy")
@@ -192,7 +217,7 @@ fn request_of(subscription: &Subscription) -> SubscriptionRequest {
     };
     SubscriptionRequest {
         service_name: subscription.service_name.to_string(),
-        callback_url: subscription.callback_url.clone().unwrap_or_default(),
+        callback_url: subscription.callback_url.clone(),
         channel,
         channel_pattern,
         filter_criteria: subscription.selector.filter_criteria.as_ref().map(|filter| filter.source().clone()),
@@ -207,6 +232,13 @@ fn request_of(subscription: &Subscription) -> SubscriptionRequest {
             backoff_multiplier: Some(subscription.retry.backoff_multiplier),
         }),
         prefetch_count: Some(subscription.prefetch_count),
+        auto_ack: Some(subscription.auto_ack),
+        ack_timeout: Some(subscription.ack_timeout),
+        batch_size: Some(subscription.batch_size),
+        rate_limit: subscription.rate_limit,
+        ordered: Some(subscription.ordered),
+        format: Some(subscription.format.as_str().to_owned()),
+        dead_letter_queue: subscription.dead_letter_queue.as_ref().map(ToString::to_string),
     }
 }
 
@@ -218,16 +250,30 @@ pub fn seconds(ms: u64) -> f64 {
 /// A request whose every part was checked.
 struct Wish {
     service_name: ServiceName,
-    callback_url: String,
+    callback_url: Option<String>,
     selector: Selector,
     headers: BTreeMap<String, String>,
     retry: RetryPolicy,
+    terms: Terms,
+}
+
+/// How deliveries are handed over.
+struct Terms {
     prefetch_count: u32,
+    auto_ack: bool,
+    ack_timeout: u64,
+    batch_size: u32,
+    rate_limit: Option<u32>,
+    ordered: bool,
+    format: Format,
+    dead_letter_queue: Option<ChannelName>,
 }
 
 impl Wish {
     fn check(request: SubscriptionRequest, config: &IngestConfig) -> ApiResult<Self> {
-        let callback_url = callback(&request.callback_url, &config.egress)?;
+        let terms = Terms::check(&request)?;
+        let callback_url =
+            request.callback_url.as_deref().map(|url| callback(url, &config.egress)).transpose()?;
         let headers = request.headers.unwrap_or_default();
         check_callback_headers(&headers)
             .map_err(|error| ApiError::field("headers", format!("headers {error}")))?;
@@ -250,32 +296,101 @@ impl Wish {
             policy.and_then(|policy| policy.backoff_multiplier),
             config.retry,
         )?;
-        let prefetch_count = request.prefetch_count.unwrap_or(DEFAULT_PREFETCH);
-        if !(1..=MAX_PREFETCH).contains(&prefetch_count) {
-            let message = format!("prefetch_count = {prefetch_count} must be 1 to {MAX_PREFETCH}");
-            return Err(ApiError::field("prefetch_count", message));
-        }
-        Ok(Self {
-            service_name: ServiceName::new(&request.service_name)?,
+        let service_name = ServiceName::new(&request.service_name)?;
+        Ok(Self { service_name, callback_url, selector, headers, retry, terms })
+    }
+
+    fn onto(self, subscription: Subscription) -> Subscription {
+        let Self { service_name, callback_url, selector, headers, retry, terms } = self;
+        let Terms {
+            prefetch_count,
+            auto_ack,
+            ack_timeout,
+            batch_size,
+            rate_limit,
+            ordered,
+            format,
+            dead_letter_queue,
+        } = terms;
+        Subscription {
+            service_name,
             callback_url,
             selector,
             headers,
             retry,
             prefetch_count,
-        })
-    }
-
-    fn onto(self, subscription: Subscription) -> Subscription {
-        let Self { service_name, callback_url, selector, headers, retry, prefetch_count } = self;
-        Subscription {
-            service_name,
-            callback_url: Some(callback_url),
-            selector,
-            headers,
-            retry,
-            prefetch_count,
+            auto_ack,
+            ack_timeout,
+            batch_size,
+            rate_limit,
+            ordered,
+            format,
+            dead_letter_queue,
             ..subscription
         }
+    }
+}
+
+impl Terms {
+    fn check(request: &SubscriptionRequest) -> ApiResult<Self> {
+        let is_pull = request.callback_url.is_none();
+        if is_pull && request.auto_ack == Some(true) {
+            let message =
+                "auto_ack = true needs a callback_url: what is pulled is acknowledged by the puller";
+            return Err(ApiError::field("auto_ack", message));
+        }
+        if is_pull && request.headers.as_ref().is_some_and(|headers| !headers.is_empty()) {
+            let message = "headers are sent to a callback_url; a pull subscription has none";
+            return Err(ApiError::field("headers", message));
+        }
+        let format = match request.format.as_deref() {
+            Some(text) => text.parse::<Format>().map_err(|error| ApiError::field("format", error))?,
+            None => Format::default(),
+        };
+        if is_pull && format != Format::Native {
+            let message =
+                format!("format = {:?} needs a callback_url: what is pulled is native", format.as_str());
+            return Err(ApiError::field("format", message));
+        }
+        let batch_size = within("batch_size", request.batch_size, 1, MAX_BATCH)?.unwrap_or(1);
+        if batch_size > 1 && !format.batches() {
+            let message = format!("batch_size = {batch_size} cannot go with format = {:?}", format.as_str());
+            return Err(ApiError::field("batch_size", message));
+        }
+        let usual = if is_pull { DEFAULT_PULL_PREFETCH } else { DEFAULT_PREFETCH };
+        Ok(Self {
+            prefetch_count: within("prefetch_count", request.prefetch_count, 1, MAX_PREFETCH)?
+                .unwrap_or(usual),
+            auto_ack: request.auto_ack.unwrap_or(!is_pull),
+            ack_timeout: within("ack_timeout", request.ack_timeout, 1, MAX_ACK_TIMEOUT)?
+                .unwrap_or(DEFAULT_ACK_TIMEOUT),
+            batch_size,
+            rate_limit: within("rate_limit", request.rate_limit, 1, MAX_RATE)?,
+            ordered: request.ordered.unwrap_or_default(),
+            format,
+            dead_letter_queue: request
+                .dead_letter_queue
+                .as_deref()
+                .map(|name| {
+                    ChannelName::new(name)
+                        .map_err(|error| ApiError::field("dead_letter_queue", error.to_string()))
+                })
+                .transpose()?,
+        })
+    }
+}
+
+fn within<T: PartialOrd + std::fmt::Display>(
+    field: &str,
+    value: Option<T>,
+    least: T,
+    most: T,
+) -> ApiResult<Option<T>> {
+    match value {
+        Some(value) if value < least || value > most => {
+            Err(ApiError::field(field, format!("{field} = {value} must be {least} to {most}")))
+        }
+        value => Ok(value),
     }
 }
 

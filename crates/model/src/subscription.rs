@@ -1,6 +1,6 @@
 //! What a service asked to be sent, where to and how.
 
-use std::{collections::BTreeMap, fmt};
+use std::{collections::BTreeMap, fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
@@ -108,9 +108,44 @@ impl RetryPolicy {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Format {
-    /// `MessageDelivery` as JSON.
+    /// `MessageDelivery` as JSON; several as `{"deliveries": […]}`.
     #[default]
     Native,
+    /// CloudEvents 1.0, structured; several in CloudEvents' batch format.
+    Cloudevents,
+    /// CloudEvents 1.0, binary: the payload as the body, attributes as headers.
+    CloudeventsBinary,
+    /// The payload as the body, as it was published.
+    Raw,
+}
+
+impl Format {
+    /// Every format.
+    pub const ALL: [Self; 4] = [Self::Native, Self::Cloudevents, Self::CloudeventsBinary, Self::Raw];
+
+    /// As the API writes it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Native => "native",
+            Self::Cloudevents => "cloudevents",
+            Self::CloudeventsBinary => "cloudevents-binary",
+            Self::Raw => "raw",
+        }
+    }
+
+    /// Whether several deliveries fit into one request.
+    pub fn batches(self) -> bool {
+        matches!(self, Self::Native | Self::Cloudevents)
+    }
+}
+
+impl FromStr for Format {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        Self::ALL.into_iter().find(|format| format.as_str() == text).ok_or_else(|| {
+            format!("format = {text:?} is none; native, cloudevents, cloudevents-binary and raw are")
+        })
+    }
 }
 
 /// A subscription, whole. Its record in Redis is this, as JSON: fields are added with a default, and
@@ -169,8 +204,18 @@ pub struct Subscription {
 
 /// The default of `ack_timeout`, in seconds.
 pub const DEFAULT_ACK_TIMEOUT: u64 = 30;
+/// The longest `ack_timeout`, in seconds: half a day.
+pub const MAX_ACK_TIMEOUT: u64 = 43_200;
 /// The default of `prefetch_count`.
 pub const DEFAULT_PREFETCH: u32 = 32;
+/// The default of `prefetch_count` of a pull subscription, which takes many at a time.
+pub const DEFAULT_PULL_PREFETCH: u32 = 1_000;
+/// The most unacknowledged deliveries at a time that may be asked for.
+pub const MAX_PREFETCH: u32 = 10_000;
+/// The most deliveries in one request that may be asked for.
+pub const MAX_BATCH: u32 = 1_000;
+/// The most deliveries a second that may be asked for; who wants more wants no limit.
+pub const MAX_RATE: u32 = 100_000;
 
 impl Subscription {
     /// What `SubscriptionInfo` shows as `channel_pattern`: the pattern, or the channel's name.
@@ -179,6 +224,11 @@ impl Subscription {
             Channels::Channel(name) => name.as_str(),
             Channels::Pattern(glob) => glob.as_str(),
         }
+    }
+
+    /// Whether its deliveries are pulled, because there is nowhere to send them.
+    pub fn is_pull(&self) -> bool {
+        self.callback_url.is_none()
     }
 }
 
@@ -228,6 +278,16 @@ mod tests {
         for secret in ["hush", "whsec", "aHVz", "x-api-key"] {
             assert!(!shown.contains(secret), "{shown}");
         }
+    }
+
+    #[test]
+    fn formats_are_written_as_they_are_stored() {
+        for format in Format::ALL {
+            assert_eq!(serde_json::to_value(format).unwrap(), format.as_str());
+            assert_eq!(format.as_str().parse(), Ok(format));
+        }
+        assert!("xml".parse::<Format>().unwrap_err().contains("\"xml\""));
+        assert!(Format::Native.batches() && !Format::Raw.batches());
     }
 
     #[test]

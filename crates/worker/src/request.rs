@@ -25,7 +25,7 @@ const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 /// random number that names this attempt in the message's trace.
 pub fn build(target: &Target, url: &Url, message: &Message, attempt: u32, now_ms: u64, span: u64) -> Request {
     let body = match target.subscription.format {
-        Format::Native => native(target, message, attempt, now_ms),
+        _ => native(target, message, attempt, now_ms),
     };
     let mut request = Request::new(Method::POST, url.clone());
     let headers = request.headers_mut();

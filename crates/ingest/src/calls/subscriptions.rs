@@ -1,5 +1,7 @@
 //! `/v1/subscriptions`.
 
+mod view;
+
 use std::sync::Arc;
 
 use axum::{
@@ -17,17 +19,17 @@ use postroad_api::{
     query,
 };
 use postroad_model::{
-    egress::CallbackUrl,
     id::SubscriptionId,
-    subscription::{Channels, Status, Subscription},
+    subscription::{Status, Subscription},
     time::Time,
 };
-use postroad_store::{StoreError, SubscriptionState, Versioned};
-use serde_json::{Map, Value, json};
+use postroad_store::{StoreError, Versioned};
+use serde_json::{Map, Value};
 
+pub use self::view::{SubscriptionCancelled, SubscriptionInfo, SubscriptionList, SubscriptionResponse};
 use crate::{
     App,
-    subscribe::{self, SubscriptionRequest, seconds},
+    subscribe::{self, SubscriptionRequest},
 };
 
 /// The most bytes of a request.
@@ -39,78 +41,15 @@ pub async fn create(State(app): State<Arc<App>>, request: Request) -> ApiResult<
     let wanted: SubscriptionRequest = body::json_unique(request, MAX_BODY).await?;
     let subscription = subscribe::create(wanted, &caller, &app.config, app.clock.now_ms())?;
     app.store.put_subscription(&subscription, None, app.config.max_subscriptions, app.config.limits).await?;
-    let mut response = response_of(&subscription);
-    // Shown once.
-    response["secret"] = json!(subscription.secrets.first().map(|secret| secret.value.to_text()));
+    let response = SubscriptionResponse::of(&subscription).with_secret(&subscription);
     Ok((StatusCode::CREATED, Json(response)).into_response())
-}
-
-/// `SubscriptionResponse`, and what the subscription was asked for with.
-fn response_of(subscription: &Subscription) -> Value {
-    let (channel, pattern) = match &subscription.selector.channels {
-        Channels::Channel(name) => (Some(name.as_str()), None),
-        Channels::Pattern(glob) => (None, Some(glob.as_str())),
-    };
-    json!({
-        "success": true,
-        "subscription_id": subscription.id,
-        "channel": channel,
-        "channel_pattern": pattern,
-        "service_name": subscription.service_name,
-        "status": subscription.status,
-        "created_at": subscription.created_at,
-        "error": null,
-        "callback_url": masked(subscription),
-        "routing_key": subscription.selector.routing_key,
-        "filter_criteria": subscription.selector.filter_criteria,
-        "header_match": subscription.selector.header_match,
-        "max_retries": subscription.retry.max_retries,
-        "retry_delay": seconds(subscription.retry.retry_delay_ms),
-        "backoff_multiplier": subscription.retry.backoff_multiplier,
-        "prefetch_count": subscription.prefetch_count,
-    })
-}
-
-/// The callback's URL without what only the subscriber should know.
-fn masked(subscription: &Subscription) -> Option<String> {
-    let url = subscription.callback_url.as_deref()?;
-    // Judged when it was given; here it is only shown.
-    let anywhere = postroad_model::egress::EgressPolicy::parse(["0.0.0.0/0", "::/0"]).ok()?;
-    Some(CallbackUrl::check(url, &anywhere).map_or_else(|_| "(unreadable)".to_owned(), |url| url.masked()))
-}
-
-/// `SubscriptionInfo`, and more.
-fn info_of(subscription: &Subscription, state: &SubscriptionState) -> Value {
-    let mut info = response_of(subscription);
-    for (name, value) in [
-        ("channel_pattern", json!(subscription.channel_pattern())),
-        ("max_delivery_attempts", json!(subscription.retry.max_attempts())),
-        ("ack_timeout", json!(subscription.ack_timeout)),
-        ("batch_size", json!(subscription.batch_size)),
-        ("auto_ack", json!(subscription.auto_ack)),
-        ("last_activity", json!(state.active_ms.map(Time::from_millis))),
-        ("message_count", json!(state.delivered)),
-        ("error_count", json!(state.failed)),
-        ("status_reason", json!(subscription.status_reason)),
-        ("updated_at", json!(subscription.updated_at)),
-        ("queued", json!(state.queued)),
-        ("dead_letters", json!(state.dead)),
-        ("circuit_open", json!(state.limit == Some(0))),
-    ] {
-        info[name] = value;
-    }
-    if let Value::Object(info) = &mut info {
-        info.remove("success");
-        info.remove("error");
-    }
-    info
 }
 
 /// What a list is asked with.
 const LIST: [&str; 6] = ["service_name", "service", "channel", "status", "limit", "cursor"];
 
 /// `GET /v1/subscriptions`
-pub async fn list(State(app): State<Arc<App>>, uri: Uri) -> ApiResult<Json<Value>> {
+pub async fn list(State(app): State<Arc<App>>, uri: Uri) -> ApiResult<Json<SubscriptionList>> {
     let mut asked = query::pairs(&uri, &LIST)?;
     let limit = asked.get("limit").map(|limit| query::number("limit", limit)).transpose()?;
     let limit = page::limit(limit)?;
@@ -150,9 +89,12 @@ pub async fn list(State(app): State<Arc<App>>, uri: Uri) -> ApiResult<Json<Value
     }
     let ids: Vec<SubscriptionId> = found.iter().map(|subscription| subscription.id.clone()).collect();
     let states = app.store.states(&ids).await?;
-    let infos: Vec<Value> =
-        found.iter().zip(&states).map(|(subscription, state)| info_of(subscription, state)).collect();
-    Ok(Json(json!({ "subscriptions": infos, "next_cursor": next })))
+    let subscriptions = found
+        .iter()
+        .zip(&states)
+        .map(|(subscription, state)| SubscriptionInfo::of(subscription, state))
+        .collect();
+    Ok(Json(SubscriptionList { subscriptions, next_cursor: next }))
 }
 
 fn read_status(text: &str) -> ApiResult<Status> {
@@ -173,13 +115,13 @@ async fn find(app: &App, caller: &Caller, id: &str) -> ApiResult<Versioned> {
     if found.subscription.tenant == caller.tenant { Ok(found) } else { Err(unknown()) }
 }
 
-async fn shown(app: &App, subscription: &Subscription) -> ApiResult<Json<Value>> {
+async fn shown(app: &App, subscription: &Subscription) -> ApiResult<Json<SubscriptionInfo>> {
     let state = app.store.states(std::slice::from_ref(&subscription.id)).await?.pop().unwrap_or_default();
-    Ok(Json(info_of(subscription, &state)))
+    Ok(Json(SubscriptionInfo::of(subscription, &state)))
 }
 
 /// `GET /v1/subscriptions/{id}`
-pub async fn show(State(app): State<Arc<App>>, Named(id): Named) -> ApiResult<Json<Value>> {
+pub async fn show(State(app): State<Arc<App>>, Named(id): Named) -> ApiResult<Json<SubscriptionInfo>> {
     let found = find(&app, &app.caller(), &id).await?;
     shown(&app, &found.subscription).await
 }
@@ -212,7 +154,7 @@ pub async fn patch(
     State(app): State<Arc<App>>,
     Named(id): Named,
     request: Request,
-) -> ApiResult<Json<Value>> {
+) -> ApiResult<Json<SubscriptionInfo>> {
     let wanted: Map<String, Value> = body::json_unique(request, MAX_BODY).await?;
     let now_ms = app.clock.now_ms();
     let changed =
@@ -221,16 +163,19 @@ pub async fn patch(
 }
 
 /// `DELETE /v1/subscriptions/{id}`
-pub async fn cancel(State(app): State<Arc<App>>, Named(id): Named) -> ApiResult<Response> {
+pub async fn cancel(State(app): State<Arc<App>>, Named(id): Named) -> ApiResult<Json<SubscriptionCancelled>> {
     let caller = app.caller();
     let mut tries = 1..TRIES;
     loop {
         let Versioned { subscription, change } = find(&app, &caller, &id).await?;
         match app.store.cancel_subscription(&subscription.id, &subscription.tenant, change).await {
             Ok(()) => {
-                let answer =
-                    json!({ "success": true, "subscription_id": subscription.id, "status": "cancelled" });
-                return Ok(Json(answer).into_response());
+                let subscription_id = subscription.id.to_string();
+                return Ok(Json(SubscriptionCancelled {
+                    success: true,
+                    subscription_id,
+                    status: "cancelled",
+                }));
             }
             // Changed in between, or cancelled: the next look tells.
             Err(StoreError::Conflict(_)) if tries.next().is_some() => {}
@@ -240,16 +185,16 @@ pub async fn cancel(State(app): State<Arc<App>>, Named(id): Named) -> ApiResult<
 }
 
 /// `POST /v1/subscriptions/{id}/pause`
-pub async fn pause(State(app): State<Arc<App>>, Named(id): Named) -> ApiResult<Json<Value>> {
+pub async fn pause(State(app): State<Arc<App>>, Named(id): Named) -> ApiResult<Json<SubscriptionResponse>> {
     set_status(&app, &id, Status::Paused).await
 }
 
 /// `POST /v1/subscriptions/{id}/resume`
-pub async fn resume(State(app): State<Arc<App>>, Named(id): Named) -> ApiResult<Json<Value>> {
+pub async fn resume(State(app): State<Arc<App>>, Named(id): Named) -> ApiResult<Json<SubscriptionResponse>> {
     set_status(&app, &id, Status::Active).await
 }
 
-async fn set_status(app: &App, id: &str, status: Status) -> ApiResult<Json<Value>> {
+async fn set_status(app: &App, id: &str, status: Status) -> ApiResult<Json<SubscriptionResponse>> {
     let now = Time::from_millis(app.clock.now_ms());
     let changed = change(app, id, |current| {
         if current.status == status {
@@ -258,5 +203,5 @@ async fn set_status(app: &App, id: &str, status: Status) -> ApiResult<Json<Value
         Ok(Subscription { status, status_reason: None, updated_at: now, ..current })
     })
     .await?;
-    Ok(Json(response_of(&changed)))
+    Ok(Json(SubscriptionResponse::of(&changed)))
 }

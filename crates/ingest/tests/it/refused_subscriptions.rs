@@ -15,7 +15,7 @@ fn right() -> Value {
 
 const FIELDS: &[(&str, Kind, bool)] = &[
     ("service_name", Kind::Text, true),
-    ("callback_url", Kind::Text, true),
+    ("callback_url", Kind::Text, false),
     ("channel", Kind::Text, true),
     ("filter_criteria", Kind::Object, false),
     ("routing_key", Kind::Text, false),
@@ -29,6 +29,12 @@ const FIELDS: &[(&str, Kind, bool)] = &[
     ("retry_policy.retry_delay", Kind::Number, false),
     ("retry_policy.backoff_multiplier", Kind::Number, false),
     ("prefetch_count", Kind::Count, false),
+    ("auto_ack", Kind::Flag, false),
+    ("ack_timeout", Kind::Count, false),
+    ("batch_size", Kind::Count, false),
+    ("rate_limit", Kind::Count, false),
+    ("ordered", Kind::Flag, false),
+    ("dead_letter_queue", Kind::Text, false),
 ];
 
 /// The path of what is set, its JSON, and the refusal; the same for a request and a patch.
@@ -128,6 +134,17 @@ fn wrong() -> Vec<(&'static str, String, Refused)> {
     for value in ["0", "10001", "4294967295"] {
         cases.push(("prefetch_count", value.into(), field("prefetch_count", "must be 1 to 10000")));
     }
+    for (path, values, says) in [
+        ("ack_timeout", ["0", "43201"], "must be 1 to 43200"),
+        ("batch_size", ["0", "1001"], "must be 1 to 1000"),
+        ("rate_limit", ["0", "100001"], "must be 1 to 100000"),
+        ("dead_letter_queue", ["\"\"", "\"a b\""], ""),
+        ("format", ["\"xml\"", "7"], "format"),
+    ] {
+        for value in values {
+            cases.push((path, value.into(), field(path, says)));
+        }
+    }
     for (path, value) in [("max_retries", "-1"), ("prefetch_count", "-1"), ("prefetch_count", "4294967296")] {
         cases.push((path, value.into(), field(path, path)));
     }
@@ -159,6 +176,16 @@ fn wrong_patterns() -> Vec<(Value, Refused)> {
     ]
 }
 
+fn pulled(name: &str, value: Value) -> Value {
+    json!({ "service_name": "a", "channel": "a", name: value })
+}
+
+fn batches(format: &str) -> Value {
+    let mut request = right();
+    (request["format"], request["batch_size"]) = (json!(format), json!(2));
+    request
+}
+
 #[tokio::test]
 async fn creating() {
     let town = Town::new().await;
@@ -188,7 +215,15 @@ async fn creating() {
             json!({ "callback_url": "https://example.com", "channel": "a" }),
             field("service_name", "missing"),
         ),
-        ("no callback", json!({ "service_name": "a", "channel": "a" }), field("callback_url", "missing")),
+        ("pulled, auto_ack", pulled("auto_ack", json!(true)), field("auto_ack", "needs a callback_url")),
+        ("pulled, format", pulled("format", json!("raw")), field("format", "needs a callback_url")),
+        ("pulled, headers", pulled("headers", json!({ "a": "1" })), field("headers", "has none")),
+        ("raw batches", batches("raw"), field("batch_size", "cannot go with format = \"raw\"")),
+        (
+            "binary batches",
+            batches("cloudevents-binary"),
+            field("batch_size", "cannot go with format = \"cloudevents-binary\""),
+        ),
         ("nothing", json!({}), field("service_name", "missing")),
     ] {
         refusals.check(case, &call().json(request.to_string()), expected).await;
@@ -214,6 +249,7 @@ async fn changing() {
         refusals.check(&format!("pattern {pattern:.60}"), &call().json(patch.to_string()), expected).await;
     }
     for (patch, expected) in [
+        (json!({ "callback_url": null }), field("headers", "has none")),
         (json!({ "channel": null }), field("channel", "one of channel and channel_pattern")),
         (json!({ "channel": "a", "channel_pattern": "a*" }), field("channel_pattern", "exclude each other")),
         (json!({ "service_name": "other", "max_retries": 101 }), field("max_retries", "at most 100")),

@@ -18,9 +18,6 @@ fn at_rest(info: &mut Value) {
         ("dead_letters", json!(0)),
         ("circuit_open", json!(false)),
         ("status_reason", Value::Null),
-        ("ack_timeout", json!(30)),
-        ("batch_size", json!(1)),
-        ("auto_ack", json!(true)),
     ] {
         info[name] = value;
     }
@@ -55,6 +52,13 @@ async fn the_least_that_can_be_asked_for() {
         "retry_delay": 60.0,
         "backoff_multiplier": 2.0,
         "prefetch_count": 32,
+        "auto_ack": true,
+        "ack_timeout": 30,
+        "batch_size": 1,
+        "rate_limit": null,
+        "ordered": false,
+        "format": "native",
+        "dead_letter_queue": null,
     });
     assert_eq!(created, expected);
 
@@ -90,6 +94,13 @@ fn everything() -> Value {
         "retry_delay": 0.25,
         "retry_policy": { "max_retries": 1, "retry_delay": 1, "backoff_multiplier": 1.5 },
         "prefetch_count": 10_000,
+        "auto_ack": false,
+        "ack_timeout": 43_200,
+        "batch_size": 1_000,
+        "rate_limit": 5,
+        "ordered": true,
+        "format": "cloudevents",
+        "dead_letter_queue": "orders.dead",
     })
 }
 
@@ -111,6 +122,13 @@ async fn everything_that_can_be_asked_for_is_kept() {
             ("retry_delay", json!(0.25)),
             ("backoff_multiplier", json!(1.5)),
             ("prefetch_count", json!(10_000)),
+            ("auto_ack", json!(false)),
+            ("ack_timeout", json!(43_200)),
+            ("batch_size", json!(1_000)),
+            ("rate_limit", json!(5)),
+            ("ordered", json!(true)),
+            ("format", json!("cloudevents")),
+            ("dead_letter_queue", json!("orders.dead")),
         ] {
             assert_eq!(shown[name], value, "{name}");
         }
@@ -195,6 +213,28 @@ async fn a_patch_changes_what_it_names() {
         assert!(after.as_str() >= before.as_str(), "{patch}");
         assert_eq!(changed, expected, "{patch}");
     }
+}
+
+#[tokio::test]
+async fn without_a_callback_it_is_pulled() {
+    let town = Town::new().await;
+    let api = town.api().await;
+    let wanted = json!({ "service_name": "billing", "channel": "orders" });
+    let pulled = api.post("/v1/subscriptions", wanted).await.expect(201);
+    let path = path_of(&pulled);
+    for (name, value) in
+        [("callback_url", Value::Null), ("auto_ack", json!(false)), ("prefetch_count", json!(1_000))]
+    {
+        assert_eq!(pulled[name], value, "{name}");
+    }
+    let pushed = json!({ "callback_url": "https://example.com/", "auto_ack": true });
+    let changed = api.patch(&path, pushed).await.expect(200);
+    assert_eq!(
+        (&changed["callback_url"], &changed["auto_ack"]),
+        (&json!("https://example.com/"), &json!(true))
+    );
+    let back = api.patch(&path, json!({ "callback_url": null })).await.expect(200);
+    assert_eq!((&back["callback_url"], &back["auto_ack"]), (&Value::Null, &json!(false)));
 }
 
 #[tokio::test]
