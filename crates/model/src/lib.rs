@@ -18,6 +18,7 @@
 //!
 //! What is *not* here: how any of it is stored (`postroad-store`) or sent (`postroad-worker`).
 
+pub mod dead_letter;
 pub mod delivery;
 pub mod egress;
 pub mod filter;

@@ -12,9 +12,10 @@ use std::{
 use postroad_daemon::health::Readiness;
 use postroad_member::life;
 use postroad_model::{
-    delivery::{Outcome, Place, judge},
+    delivery::{Health, Outcome, Place, judge},
     placement::stable_hash,
     subscription::RetryPolicy,
+    time::millis,
 };
 use postroad_store::{Lease, Settlement, StoreError};
 use serde_json::json;
@@ -144,7 +145,8 @@ pub async fn promote_forever(shared: Shared, living: Living) {
 }
 
 async fn promote(shared: &Shared, lanes: &[u16], ill: &mut Ill) {
-    let answers = match shared.store.promote(&shared.me, lanes).await {
+    let trace_ms = millis(shared.config.retention);
+    let answers = match shared.store.promote(&shared.me, lanes, trace_ms).await {
         Ok(answers) => answers,
         Err(error) => return shared.outage.failed(&error),
     };
@@ -156,6 +158,9 @@ async fn promote(shared: &Shared, lanes: &[u16], ill: &mut Ill) {
             }
             if promoted.handled > 0 {
                 shared.lanes.heat([*lane]);
+            }
+            if promoted.notes {
+                shared.outbox.note(*lane);
             }
             judge_all(shared, promoted.missed, &Outcome::AckMissed).await
         };
@@ -176,6 +181,10 @@ pub async fn judge_all(shared: &Shared, leases: Vec<Lease>, outcome: &Outcome) -
             Known::Cancelled => continue,
         };
         let mut verdict = judge(&policy, true, lease.tries.progress, outcome, rand::random::<f64>());
+        if matches!(&known, Known::Target(target) if target.subscription.is_pull()) {
+            // Nobody is called who would have to be spared.
+            verdict.health = Health::Unknown;
+        }
         let mut attempt = Some(noted(shared, outcome));
         let mut ack_timeout = Duration::ZERO;
         if matches!((&known, outcome), (Known::Unreadable, Outcome::AckMissed)) {

@@ -21,7 +21,15 @@ async fn route(store: &Store, to: &str) {
     let all = store.history(0, StreamId::ZERO, end, 1_000).await.unwrap();
     let to = vec![SubscriptionId::new(to).unwrap()];
     let last = all.last().unwrap().id;
-    let placed = |accepted| Placed { accepted, keep: true, rank: 1, to: to.clone() };
+    let placed = |accepted| Placed {
+        accepted,
+        keep: true,
+        rank: 1,
+        expires_ms: None,
+        line: None,
+        max_length: None,
+        to: to.clone(),
+    };
     // The last one is for nobody.
     let entries = all[..all.len() - 1].iter().map(placed).collect();
     let link = ChainLink { partition: 0, prev: StreamId::ZERO, last, entries };
