@@ -29,6 +29,7 @@ mod pull;
 mod rate;
 mod readers;
 mod settle;
+mod signals;
 mod subscribe;
 mod sweep;
 mod take;
