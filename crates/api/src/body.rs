@@ -33,6 +33,20 @@ pub async fn json<T: DeserializeOwned>(request: Request, max_bytes: usize) -> Ap
     parse(&bytes(request, max_bytes).await?)
 }
 
+/// The same for a call whose body may be left out.
+pub async fn json_or_default<T: DeserializeOwned + Default>(
+    request: Request,
+    max_bytes: usize,
+) -> ApiResult<T> {
+    let headers = request.headers().clone();
+    let body = bytes(request, max_bytes).await?;
+    if body.is_empty() {
+        return Ok(T::default());
+    }
+    json_type(&headers)?;
+    parse(&body)
+}
+
 /// The same, and refuses a body that names anything twice: for calls of which there are few, since the body is
 /// read twice over.
 pub async fn json_unique<T: DeserializeOwned>(request: Request, max_bytes: usize) -> ApiResult<T> {

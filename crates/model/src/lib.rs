@@ -27,6 +27,7 @@ pub mod id;
 pub mod json_scan;
 pub mod matching;
 pub mod message;
+pub mod message_delivery;
 pub mod names;
 pub mod placement;
 pub mod signature;

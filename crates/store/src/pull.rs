@@ -13,10 +13,11 @@ use crate::{
     Lease, Store, StreamId,
     delivery::due,
     error::StoreError,
-    keys::Tag,
+    keys::{self, Tag},
     lease::read_lease,
     reply::{array, int, short, stream_id, text},
     script::{self, Call},
+    signals::Receiver,
     trace::{Lies, Trace},
 };
 
@@ -68,6 +69,12 @@ impl Store {
             .map(|row| read_lease(lane, since, id.clone(), change, row))
             .collect::<Result<_, _>>()?;
         Ok(Pulled { status, leases, wait: due(int(&next()?)?) })
+    }
+
+    /// Where one hears that there may be something to pull of a subscription.
+    pub async fn pull_signal(&self, id: &SubscriptionId) -> Result<Receiver, StoreError> {
+        let lane = Tag::Lane(self.layout.lane_of(id));
+        self.signals().subscribe(lane, &format!("{}{id}", keys::PULL)).await
     }
 
     /// outstanding: deliveries of messages, each by where its message was accepted (none: it has no history), to

@@ -12,7 +12,7 @@ use std::{
 use postroad_daemon::health::Readiness;
 use postroad_member::life;
 use postroad_model::{
-    delivery::{Health, Outcome, Place, judge},
+    delivery::{Outcome, Place, judge},
     placement::stable_hash,
     subscription::RetryPolicy,
     time::millis,
@@ -181,10 +181,6 @@ pub async fn judge_all(shared: &Shared, leases: Vec<Lease>, outcome: &Outcome) -
             Known::Cancelled => continue,
         };
         let mut verdict = judge(&policy, true, lease.tries.progress, outcome, rand::random::<f64>());
-        if matches!(&known, Known::Target(target) if target.subscription.is_pull()) {
-            // Nobody is called who would have to be spared.
-            verdict.health = Health::Unknown;
-        }
         let mut attempt = Some(noted(shared, outcome));
         let mut ack_timeout = Duration::ZERO;
         if matches!((&known, outcome), (Known::Unreadable, Outcome::AckMissed)) {

@@ -1,13 +1,10 @@
 //! A delivery as an HTTP request: the body in the subscription's format, signed as Standard Webhooks asks.
 
-use std::io::Write;
-
-use base64::{Engine, engine::general_purpose::STANDARD};
 use http::{HeaderMap, HeaderName, HeaderValue, header::AsHeaderName};
 use postroad_model::{
-    message::{Message, PayloadKind},
+    message::Message,
+    message_delivery,
     signature::{live, sign},
-    subscription::Format,
     time::Time,
     trace_context::TraceParent,
 };
@@ -24,9 +21,8 @@ const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 /// Builds the request of one attempt. `attempt` counts from 1, `now_ms` is the worker's clock, `span` a
 /// random number that names this attempt in the message's trace.
 pub fn build(target: &Target, url: &Url, message: &Message, attempt: u32, now_ms: u64, span: u64) -> Request {
-    let body = match target.subscription.format {
-        _ => native(target, message, attempt, now_ms),
-    };
+    let mut body = Vec::new();
+    message_delivery::write(&mut body, &target.subscription, message, attempt, now_ms);
     let mut request = Request::new(Method::POST, url.clone());
     let headers = request.headers_mut();
     headers.clone_from(&target.headers);
@@ -46,45 +42,4 @@ fn set(headers: &mut HeaderMap, name: impl AsHeaderName + http::header::IntoHead
     if let Ok(value) = HeaderValue::try_from(value) {
         headers.insert(name, value);
     }
-}
-
-/// `MessageDelivery`, with the payload byte for byte as it was published.
-fn native(target: &Target, message: &Message, attempt: u32, now_ms: u64) -> Vec<u8> {
-    let subscription = &target.subscription;
-    let payload = &message.payload.body;
-    let mut body = Vec::with_capacity(payload.len() + 800);
-    // Writing to a vector does not fail; ids and channel names hold nothing that JSON would escape.
-    let _ = write!(
-        body,
-        r#"{{"message_id":"{}","subscription_id":"{}","channel":"{}","payload":"#,
-        message.id, subscription.id, message.channel
-    );
-    match message.payload.kind {
-        PayloadKind::Json => body.extend_from_slice(payload),
-        PayloadKind::Text => {
-            let _ = serde_json::to_writer(&mut body, &String::from_utf8_lossy(payload));
-        }
-        PayloadKind::Bytes => {
-            let _ = write!(body, "\"{}\"", STANDARD.encode(payload));
-        }
-    }
-    body.extend_from_slice(br#","metadata":"#);
-    let _ = serde_json::to_writer(&mut body, &message.metadata);
-    let _ = write!(
-        body,
-        r#","delivery_attempt":{attempt},"max_attempts":{},"delivered_at":"{}""#,
-        subscription.retry.max_attempts(),
-        Time::from_millis(now_ms)
-    );
-    for (name, key) in [
-        ("routing_key", message.routing_key.as_ref().map(postroad_model::names::RoutingKey::as_str)),
-        ("ordering_key", message.ordering_key.as_ref().map(postroad_model::names::OrderingKey::as_str)),
-    ] {
-        if let Some(key) = key {
-            let _ = write!(body, r#","{name}":"#);
-            let _ = serde_json::to_writer(&mut body, key);
-        }
-    }
-    body.push(b'}');
-    body
 }

@@ -1,5 +1,7 @@
 //! The calls, by what they are about.
 
+pub mod acknowledgments;
 pub mod health;
 pub mod messages;
+pub mod pull;
 pub mod subscriptions;

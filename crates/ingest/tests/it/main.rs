@@ -1,5 +1,6 @@
 //! The API as its callers meet it: over real sockets, on a real Redis.
 
+mod acknowledging;
 mod bulk;
 mod callbacks;
 mod channels;
@@ -8,7 +9,9 @@ mod health;
 mod kit;
 mod outage;
 mod publish;
+mod pulling;
 mod refused;
 mod refused_messages;
 mod refused_subscriptions;
+mod road;
 mod subscriptions;

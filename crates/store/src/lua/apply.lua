@@ -38,6 +38,7 @@ if (s.status == 'paused' or s.status == 'disabled') and status == 'active' then
   redis.call('HSET', s.key, 'limit', 1)
   redis.call('HDEL', s.key, 'gone', 'hold', 'streak', 'streak_from', 'opened', 'window', 'good', 'bad')
 end
+if status == 'pull' then redis.call('HDEL', s.key, 'limit', 'hold', 'window', 'good', 'bad', 'streak') end
 redis.call('PERSIST', s.key)
 s = load(id)
 arm(s, now)

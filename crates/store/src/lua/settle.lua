@@ -191,7 +191,8 @@ while at <= #ARGV do
     load_run(s)
     if good + bad > 0 then
       if s.gone and good > 0 then redis.call('HDEL', s.key, 'gone') end
-      brake(s, good, bad, set)
+      -- Whoever pulls sets the pace.
+      if s.status ~= 'pull' then brake(s, good, bad, set) end
       set('delivered', (s.delivered or 0) + done) set('failed', (s.failed or 0) + bad) set('active_at', now)
     end
     if is_gone then held = gone(s, set) or 0 end
