@@ -5,7 +5,7 @@
 -- ARGV     subscription, change id, status ('active', 'pull', 'paused', 'disabled' or 'cancelled'),
 --          prefetch count, the most entries, the most bytes, settings as JSON, ms for which a tombstone
 --          is kept, '1' if ordered, deliveries a second ('' unlimited), channel for copies of dead letters
---          ('' none)
+--          ('' none), '1' if deliveries are acknowledged by their subscriber
 -- Replies  1 applied, 0 this or a newer change was here already
 --
 -- Why one script: an older change must never overwrite a newer one, and a queue must not be filled again
@@ -32,7 +32,7 @@ local ordered = ARGV[9]
 if ordered ~= '1' and s.locks and redis.call('EXISTS', P .. LOCKS .. id) == 1 then ordered = 'was' end
 redis.call('HSET', s.key, 'change', change, 'status', status, 'cap', ARGV[4],
   'max_entries', ARGV[5], 'max_bytes', ARGV[6], 'settings', ARGV[7], 'ordered', ordered, 'rate', ARGV[10],
-  'dlq', ARGV[11])
+  'dlq', ARGV[11], 'acks', ARGV[12])
 -- Whoever comes back from a pause is met with one delivery, then two, then four.
 if (s.status == 'paused' or s.status == 'disabled') and status == 'active' then
   redis.call('HSET', s.key, 'limit', 1)

@@ -49,7 +49,7 @@ end
 local function load(id)
   local v = redis.call('HMGET', P .. SUB .. id,
     'status', 'cap', 'limit', 'hold', 'token', 'ranks', 'bytes', 'max_entries', 'max_bytes', 'change',
-    'ordered', 'rate', 'tat', 'dlq', 'expiring')
+    'ordered', 'rate', 'tat', 'dlq', 'expiring', 'acks')
   local cap = tonumber(v[2]) or 1
   return {
     id = id, key = P .. SUB .. id, status = v[1], cap = cap,
@@ -59,7 +59,7 @@ local function load(id)
     change = v[10] or '0-0',
     -- `was`: no longer, but locks of before are still out.
     ordered = v[11] == '1', locks = v[11] == '1' or v[11] == 'was',
-    rate = tonumber(v[12]), tat = tonumber(v[13]) or 0, dlq = v[14], expiring = v[15],
+    rate = tonumber(v[12]), tat = tonumber(v[13]) or 0, dlq = v[14], expiring = v[15], acks = v[16] == '1',
     shrunk = 0,
   }
 end
@@ -249,6 +249,19 @@ local function unlock(s, rank, id, k)
   end
 end
 
+-- Who acknowledges for himself does so long before the timer that would take the delivery back: it goes at once.
+local function forget_timers(s, rank, ids)
+  if not s.acks then return end
+  for first = 1, #ids, 1000 do
+    local names = {}
+    for i = first, math.min(first + 999, #ids) do
+      names[#names + 1] = 'ack:' .. s.id .. ':' .. rank .. ':' .. ids[i]
+      names[#names + 1] = 'later:' .. s.id .. ':' .. rank .. ':' .. ids[i]
+    end
+    redis.pcall('ZREM', P .. TIMERS, unpack(names))
+  end
+end
+
 -- Takes an entry out of its queue for good and puts it among the dead letters.
 local function lay_dead(s, rank, id, fields, reason, tries, now)
   bury(s, rank, fields, reason, tries, now)
@@ -257,6 +270,7 @@ local function lay_dead(s, rank, id, fields, reason, tries, now)
   redis.call('XDEL', key, id)
   redis.call('HDEL', P .. TRIES .. s.id, name)
   if s.expiring then redis.call('ZREM', P .. EXPIRY .. s.id, name) end
+  forget_timers(s, rank, { id })
   if s.locks then unlock(s, rank, id, field(fields, 'k')) end
   s.shrunk = s.shrunk + #field(fields, 'm')
 end

@@ -134,6 +134,7 @@ while at <= #ARGV do
           redis.call('HDEL', P .. TRIES .. s.id, name)
         end
       else
+        forget_timers(s, rank, { id })
         if place == 'l' then
           move(key, 'later', id)
           timer('later', s, rank, id, tonumber(arg))
@@ -180,6 +181,7 @@ while at <= #ARGV do
         redis.pcall('ZREM', P .. EXPIRY .. s.id, unpack(batch.names, first, math.min(first + 999, #batch.names)))
       end
     end
+    forget_timers(s, rank, batch.ids)
     for i, k in pairs(keys) do unlock(s, rank, batch.ids[i], k) end
     good = good + math.min(batch.good, done - before)
     stale = stale + #batch.ids

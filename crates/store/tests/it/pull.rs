@@ -47,6 +47,8 @@ async fn what_is_pulled_awaits_its_acknowledgment() {
         assert_eq!(settled.stale, 0);
     }
     assert_eq!(road.lying(&sub, AWAITING).await, ["c"]);
+    let timers = road.texts(&["ZRANGE", &road.lane_key(&sub, "timers"), "0", "-1"]).await;
+    assert_eq!(timers.len(), 1, "what was acknowledged leaves no timer: {timers:?}");
     road.check().await;
     // Nobody takes it for a worker's.
     let swept = road.sweep("w-1", &sub, &["w-1"]).await;
