@@ -45,7 +45,10 @@ pub struct Said {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Word {
     /// It was processed.
-    Done,
+    Done {
+        /// What its subscriber notes of it.
+        note: Option<String>,
+    },
     /// It was not: a failed attempt.
     Failed {
         /// Why.
@@ -200,7 +203,7 @@ fn over(last: &Line, said: &Said) -> ApiResult<Standing> {
     };
     let is_done = matches!(last, Line::Attempted { place, .. } if place == "s");
     match (&said.word, reason) {
-        (Word::Done, None) if is_done => Ok(Standing::Delivered),
+        (Word::Done { .. }, None) if is_done => Ok(Standing::Delivered),
         (Word::Failed { .. }, Some(_)) | (Word::Rejected { .. }, Some(DeadReason::Rejected)) => {
             Ok(Standing::Dead)
         }
@@ -237,7 +240,7 @@ fn lying(
     let is_out = matches!(lies, Lies::InFlight(_) | Lies::AwaitingAck(_));
     let was_tried = lease.tries.progress.attempts > 0;
     let outcome = match &said.word {
-        Word::Done => None,
+        Word::Done { .. } => None,
         Word::Failed { .. } if is_out => Some(Outcome::Refused),
         Word::Rejected { .. } if is_out || (was_tried && holder != "waiting") => Some(Outcome::Rejected),
         Word::Failed { .. } if was_tried => {
@@ -260,23 +263,23 @@ fn lying(
         Place::Again | Place::AwaitingAck => Standing::Queued,
         Place::Dead(_) => Standing::Dead,
     };
-    let attempt = Some(noted(app, by, &said.word, verdict.progress.attempts));
+    let attempt = Some(noted(app, by, &said.word));
     let settlement = Box::new(Settlement { lease, verdict, attempt, ack_timeout: Duration::ZERO });
     Decision::Move { holder, settlement, standing }
 }
 
-/// What the delivery's history says of it. An acknowledgment is no attempt and has no number.
-fn noted(app: &App, by: &str, word: &Word, attempts: u32) -> Attempt {
+/// What the delivery's history says of it. What a subscriber says is no attempt of ours and has no number.
+fn noted(app: &App, by: &str, word: &Word) -> Attempt {
     let said = |what: &str, error: &Option<String>| {
         let why = error.as_ref().map_or_else(String::new, |error| format!(": {error}"));
         format!("{what} by {by}{why}")
     };
-    let (number, error, response) = match word {
-        Word::Done => (0, None, Some(said("acknowledged", &None))),
-        Word::Failed { error } => (attempts, Some(said("refused", error)), None),
-        Word::Rejected { error } => (attempts, Some(said("rejected", error)), None),
+    let (error, response) = match word {
+        Word::Done { note } => (None, Some(said("acknowledged", note))),
+        Word::Failed { error } => (Some(said("refused", error)), None),
+        Word::Rejected { error } => (Some(said("rejected", error)), None),
     };
-    Attempt { number, started_at_ms: app.clock.now_ms(), duration_ms: 0, status: None, error, response }
+    Attempt { number: 0, started_at_ms: app.clock.now_ms(), duration_ms: 0, status: None, error, response }
 }
 
 /// Gives so much more time, from now, to acknowledge deliveries of one subscription.
@@ -289,8 +292,10 @@ pub async fn extend(
     by: Duration,
     messages: &[MessageId],
 ) -> ApiResult<Vec<ApiResult<()>>> {
-    let said: Vec<Said> =
-        messages.iter().map(|message| Said { message: message.clone(), word: Word::Done }).collect();
+    let said: Vec<Said> = messages
+        .iter()
+        .map(|message| Said { message: message.clone(), word: Word::Done { note: None } })
+        .collect();
     let accepted = accepted(app, subscription, &said).await?;
     let asked: Vec<_> = accepted
         .iter()

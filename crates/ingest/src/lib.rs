@@ -11,6 +11,7 @@ pub mod acknowledge;
 pub mod admission;
 pub mod calls;
 pub mod config;
+pub mod deliveries;
 pub mod flight;
 pub mod metrics;
 pub mod publish;
@@ -101,6 +102,7 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/v1/subscriptions/{id}/pause", post(calls::subscriptions::pause))
         .route("/v1/subscriptions/{id}/resume", post(calls::subscriptions::resume))
         .route("/health", get(calls::health::health))
+        .merge(calls::message_queue::router())
         .method_not_allowed_fallback(no_such_method)
         .fallback(no_such_path)
         .with_state(app)

@@ -12,7 +12,7 @@ use std::{
 use postroad_daemon::health::Readiness;
 use postroad_member::life;
 use postroad_model::{
-    delivery::{Outcome, Place, judge},
+    delivery::{Attempt, Outcome, Place, judge},
     placement::stable_hash,
     subscription::RetryPolicy,
     time::millis,
@@ -196,12 +196,12 @@ pub async fn judge_all(shared: &Shared, leases: Vec<Lease>, outcome: &Outcome) -
 }
 
 /// What the delivery's history says of it.
-fn noted(shared: &Shared, outcome: &Outcome) -> postroad_model::delivery::Attempt {
+fn noted(shared: &Shared, outcome: &Outcome) -> Attempt {
     let error = match outcome {
         Outcome::AckMissed => "no acknowledgment came in time",
-        _ => "the worker that held it was lost",
+        _ => Attempt::LOST,
     };
-    postroad_model::delivery::Attempt {
+    Attempt {
         number: 0,
         started_at_ms: shared.clock.now_ms(),
         duration_ms: 0,

@@ -80,7 +80,7 @@ pub async fn acknowledge_message(
     check_error("error", given.error.as_deref())?;
     let message = MessageId::new(&id).map_err(|_| ApiError::not_found("message", &id))?;
     let subscription = meant(&app, &caller, &message, given.subscription_id.as_deref(), None).await?;
-    let word = if given.success { Word::Done } else { Word::Failed { error: given.error } };
+    let word = if given.success { Word::Done { note: None } } else { Word::Failed { error: given.error } };
     let said = [Said { message, word }];
     let mut standings = acknowledge(&app, &subscription, caller.subject.as_str(), &said).await?;
     let status = standings.pop().unwrap_or_else(|| Err(ApiError::not_found("message", &id)))?;
@@ -164,7 +164,7 @@ pub async fn acknowledge_batch(
     }
     let mut said = Vec::with_capacity(count);
     for (index, id) in batch.acknowledge.iter().enumerate() {
-        said.push(Said { message: message_id("acknowledge", index, id)?, word: Word::Done });
+        said.push(Said { message: message_id("acknowledge", index, id)?, word: Word::Done { note: None } });
     }
     for (index, rejection) in batch.reject.into_iter().enumerate() {
         check_error("reject.error", rejection.error.as_deref())?;
@@ -224,7 +224,7 @@ fn message_id(field: &str, index: usize, text: &str) -> ApiResult<MessageId> {
     MessageId::new(text).map_err(|error| ApiError::field(field, error.to_string()).at(index))
 }
 
-fn check_error(field: &str, error: Option<&str>) -> ApiResult<()> {
+pub(crate) fn check_error(field: &str, error: Option<&str>) -> ApiResult<()> {
     match error {
         Some(text) if text.len() > MAX_ERROR => {
             let message = format!("{field} is {} bytes long; at most {MAX_ERROR} are allowed", text.len());

@@ -2,6 +2,7 @@
 
 pub mod acknowledgments;
 pub mod health;
+pub mod message_queue;
 pub mod messages;
 pub mod pull;
 pub mod subscriptions;

@@ -119,7 +119,10 @@ async fn each_says_where_it_lies_and_what_it_has_been_through() {
     for (state, place, dead_reason) in &places {
         let (status, mut rows) = deliveries(&api, state).await;
         assert_eq!((status, rows.len()), (json!(state), 1));
-        let [queued_at, due_at] = take(&mut rows[0], ["queued_at", "due_at"]);
+        let [queued_at, due_at, consumed_at, acknowledged_at] =
+            take(&mut rows[0], ["queued_at", "due_at", "consumed_at", "acknowledged_at"]);
+        assert!(consumed_at.is_null(), "it was answered with 503");
+        assert_eq!(is_time(&acknowledged_at), *state == "delivered", "{acknowledged_at}");
         assert!(is_time(&queued_at), "{queued_at}");
         let is_due = ["retry_scheduled", "awaiting_ack"].contains(state);
         assert!(if is_due { is_time(&due_at) } else { due_at.is_null() }, "{state}: {due_at}");

@@ -7,6 +7,7 @@ mod channels;
 mod deliveries;
 mod health;
 mod kit;
+mod message_queue;
 mod outage;
 mod publish;
 mod pulling;
