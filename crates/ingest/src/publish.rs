@@ -265,6 +265,7 @@ impl Draft {
             timestamp: metadata.timestamp.unwrap_or(Time::from_millis(circumstances.now_ms)),
             headers,
         };
+        let expires_after_ms = metadata.ttl_ms();
         let message = Message {
             tenant: caller.tenant.clone(),
             id,
@@ -274,6 +275,7 @@ impl Draft {
             service,
             priority,
             persistent,
+            expires_after_ms,
             generation: 0,
             targets: Arc::from([]),
             trace: circumstances.trace,

@@ -137,6 +137,9 @@ pub struct Message {
     pub priority: Priority,
     /// `false`: no history is kept and no durability is waited for.
     pub persistent: bool,
+    /// Milliseconds after its acceptance from which on it is no longer delivered: the smaller of the
+    /// publisher's `metadata.ttl` and the channel's `x-message-ttl`.
+    pub expires_after_ms: Option<u64>,
     /// 0, and one higher with each replay of history.
     pub generation: u32,
     /// Where not empty: only these subscriptions get it, and no matching takes place.
@@ -147,6 +150,20 @@ pub struct Message {
     pub metadata: Metadata,
     /// The content.
     pub payload: Payload,
+}
+
+impl Message {
+    /// Whether it is too late to deliver it, by the clock that said when it was accepted.
+    pub fn is_expired(&self, accepted_ms: u64, now_ms: u64) -> bool {
+        self.expires_after_ms.is_some_and(|lifetime| accepted_ms.saturating_add(lifetime) <= now_ms)
+    }
+}
+
+impl Metadata {
+    /// The lifetime that the publisher asked for, in milliseconds.
+    pub fn ttl_ms(&self) -> Option<u64> {
+        self.ttl.map(|seconds| seconds.saturating_mul(1_000))
+    }
 }
 
 impl PayloadKind {
@@ -163,6 +180,42 @@ impl PayloadKind {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_lifetime_begins_with_the_acceptance() {
+        let name = |text: &str| MessageId::new(text).unwrap();
+        let mut message = Message {
+            tenant: Tenant::single(),
+            id: name("m"),
+            channel: ChannelName::new("c").unwrap(),
+            routing_key: None,
+            ordering_key: None,
+            service: ServiceName::new("s").unwrap(),
+            priority: Priority::Normal,
+            persistent: true,
+            expires_after_ms: None,
+            generation: 0,
+            targets: Arc::from([]),
+            trace: None,
+            metadata: Metadata {
+                message_id: name("m"),
+                correlation_id: None,
+                reply_to: None,
+                content_type: String::new(),
+                content_encoding: None,
+                priority: Priority::Normal,
+                ttl: Some(1),
+                timestamp: Time::default(),
+                headers: Map::new(),
+            },
+            payload: Payload { kind: PayloadKind::Text, body: Bytes::new() },
+        };
+        assert_eq!(message.metadata.ttl_ms(), Some(1_000));
+        assert!(!message.is_expired(0, u64::MAX), "what the publisher asked for is only shown");
+        message.expires_after_ms = Some(500);
+        assert!(!message.is_expired(1_000, 1_499) && message.is_expired(1_000, 1_500));
+        assert!(message.is_expired(7, 507) && !message.is_expired(u64::MAX - 1, u64::MAX - 1));
+    }
 
     #[test]
     fn priorities_order_and_name_themselves() {

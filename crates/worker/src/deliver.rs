@@ -49,9 +49,7 @@ pub async fn deliver(shared: Shared, lease: Lease, target: Arc<Target>, place: P
 /// send and judge.
 async fn attempt(shared: &Shared, lease: Lease, target: &Target, message: &Message) -> Settlement {
     let subscription = &target.subscription;
-    let expired = message.metadata.ttl.is_some_and(|ttl| {
-        lease.accepted_ms.saturating_add(ttl.saturating_mul(1_000)) <= shared.redis_now_ms()
-    });
+    let expired = message.is_expired(lease.accepted_ms, shared.redis_now_ms());
     let (outcome, attempt) =
         if expired { (Outcome::Expired, None) } else { send(shared, &lease, target, message).await };
     let mut verdict = judge(

@@ -365,6 +365,7 @@ pub fn message(id: &str, priority: Priority) -> Message {
         service: ServiceName::new("shop").unwrap(),
         priority,
         persistent: true,
+        expires_after_ms: None,
         generation: 0,
         targets: Arc::from([]),
         trace: None,
