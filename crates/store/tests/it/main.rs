@@ -9,6 +9,7 @@ mod accept;
 mod apply;
 mod brake;
 mod chain;
+mod channel;
 mod dead;
 mod faults;
 mod find;
