@@ -149,7 +149,7 @@ impl From<StoreError> for ApiError {
                 StatusCode::TOO_MANY_REQUESTS,
                 "channel_full",
                 format!(
-                    "{error}; nothing was published, repeat the call when its subscribers have caught up"
+                    "{error}; the message was not published, repeat it when the subscribers have caught up"
                 ),
             )
             .retry_after(1)

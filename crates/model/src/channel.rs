@@ -96,7 +96,7 @@ mod tests {
 
     use super::*;
 
-    fn settings(change: serde_json::Value) -> ChannelSettings {
+    fn settings(change: &serde_json::Value) -> ChannelSettings {
         let mut record = json!({
             "tenant": "default", "name": "orders",
             "created_at": "2026-01-01T00:00:00.000Z", "updated_at": "2026-01-02T00:00:00.000Z",
@@ -110,7 +110,7 @@ mod tests {
     #[test]
     fn a_record_without_its_members_is_the_default() {
         let (tenant, name) = (Tenant::single(), ChannelName::new("orders").unwrap());
-        let read = settings(json!({}));
+        let read = settings(&json!({}));
         let (created_at, updated_at) = (read.created_at, read.updated_at);
         let defaults = ChannelSettings { created_at, updated_at, ..ChannelSettings::defaults(tenant, name) };
         assert_eq!(read, defaults);
@@ -126,7 +126,7 @@ mod tests {
 
     #[test]
     fn a_record_reads_back_and_its_future_members_are_passed_over() {
-        let given = settings(json!({
+        let given = settings(&json!({
             "type": "headers", "durable": false, "auto_delete": true, "exclusive": true, "shiny": [1],
             "arguments": {"x-message-ttl": 5, "owner": "billing", "x-queue-mode": "lazy"},
         }));
@@ -146,7 +146,7 @@ mod tests {
             (Some(9), Some(7), Some(7)),
         ] {
             let arguments = channel.map_or(json!({}), |ms| json!({ "x-message-ttl": ms }));
-            assert_eq!(settings(json!({ "arguments": arguments })).lifetime_ms(asked), expected);
+            assert_eq!(settings(&json!({ "arguments": arguments })).lifetime_ms(asked), expected);
         }
     }
 
@@ -159,14 +159,14 @@ mod tests {
             (json!({"x-overflow": "reject-publish"}), None),
             (json!({"x-max-length": 3, "x-overflow": "reject-publish"}), Some(3)),
         ] {
-            assert_eq!(settings(json!({ "arguments": arguments })).publish_bound(), expected, "{arguments}");
+            assert_eq!(settings(&json!({ "arguments": arguments })).publish_bound(), expected, "{arguments}");
         }
     }
 
     #[test]
     fn only_what_is_durable_and_persistent_is_kept() {
         for (durable, persistent) in [(true, true), (true, false), (false, true), (false, false)] {
-            let kept = settings(json!({ "durable": durable })).keeps(persistent);
+            let kept = settings(&json!({ "durable": durable })).keeps(persistent);
             assert_eq!(kept, durable && persistent);
         }
     }

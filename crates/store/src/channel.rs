@@ -2,8 +2,6 @@
 //!
 //! Settings lie under the control tag and are told of in the same stream of changes as subscriptions.
 
-use std::collections::BTreeMap;
-
 use postroad_model::{
     channel::ChannelSettings,
     id::SubscriptionId,
@@ -101,44 +99,31 @@ impl Store {
         }
     }
 
-    /// When something was last published on each of a tenant's channels, by Redis's clock, as far back as
+    /// When something was last published on channels, by Redis's clock, in the order asked for; as far back as
     /// history goes.
-    pub async fn last_publishes(&self, tenant: &Tenant) -> Result<BTreeMap<ChannelName, u64>, StoreError> {
+    pub async fn last_publishes(
+        &self,
+        tenant: &Tenant,
+        names: &[ChannelName],
+    ) -> Result<Vec<Option<u64>>, StoreError> {
         let mut pipeline = Pipeline::new();
-        for partition in 0..self.layout.partitions {
-            let key = self.keys.key(Tag::Partition(partition), keys::CHANNELS);
-            pipeline.cmd("ZRANGE").arg(key).arg(0).arg(-1).arg("WITHSCORES");
-        }
-        let prefix = format!("{tenant}/");
-        let mut channels = BTreeMap::new();
-        for answer in self.link.pipeline(&pipeline).await? {
-            let mut pairs = array(checked(answer)?)?.into_iter();
-            while let (Some(name), Some(at)) = (pairs.next(), pairs.next()) {
-                let name = text(name)?;
-                let Some(Ok(name)) = name.strip_prefix(&prefix).map(ChannelName::new) else { continue };
-                let at_ms = milliseconds(at)?;
-                let newest = channels.entry(name).or_insert(at_ms);
-                *newest = (*newest).max(at_ms);
+        for name in names {
+            for partition in 0..self.layout.partitions {
+                let key = self.keys.key(Tag::Partition(partition), keys::CHANNELS);
+                pipeline.cmd("ZSCORE").arg(key).arg(field(tenant, name));
             }
         }
-        Ok(channels)
-    }
-
-    /// The same for one channel.
-    pub async fn last_publish(&self, tenant: &Tenant, name: &ChannelName) -> Result<Option<u64>, StoreError> {
-        let mut pipeline = Pipeline::new();
-        for partition in 0..self.layout.partitions {
-            let key = self.keys.key(Tag::Partition(partition), keys::CHANNELS);
-            pipeline.cmd("ZSCORE").arg(key).arg(field(tenant, name));
-        }
-        let mut newest = None;
-        for answer in self.link.pipeline(&pipeline).await? {
-            let answer = checked(answer)?;
-            if answer != Value::Nil {
-                newest = newest.max(Some(milliseconds(answer)?));
+        let mut answers = self.link.pipeline(&pipeline).await?.into_iter().map(checked);
+        let mut all = Vec::with_capacity(names.len());
+        for _ in names {
+            let mut newest = None;
+            for answer in answers.by_ref().take(usize::from(self.layout.partitions)) {
+                let score = text(answer?)?;
+                newest = newest.max(score.parse().ok());
             }
+            all.push(newest);
         }
-        Ok(newest)
+        Ok(all)
     }
 
     /// How many deliveries wait in subscriptions' queues, in the order asked for: all but those that are out at
@@ -186,12 +171,6 @@ fn out(pending: Value) -> Result<u64, StoreError> {
         }
     }
     Ok(out)
-}
-
-/// A score that is a time.
-fn milliseconds(score: Value) -> Result<u64, StoreError> {
-    let score = text(score)?;
-    score.parse().map_err(|_| StoreError::Reply(format!("{score:?} is no time")))
 }
 
 fn field(tenant: &Tenant, name: &ChannelName) -> String {

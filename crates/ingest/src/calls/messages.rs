@@ -57,7 +57,7 @@ fn circumstances(app: &App, headers: &HeaderMap) -> ApiResult<Circumstances> {
 }
 
 /// The body of a single message: its payload may be base64, and there is room for its metadata.
-fn max_body(app: &App) -> usize {
+pub(super) fn max_body(app: &App) -> usize {
     app.config.max_message_bytes * 2 + (64 << 10)
 }
 
@@ -229,9 +229,11 @@ fn answer(
 
 /// Counts a refusal.
 fn counted<T>(app: &App, result: ApiResult<T>) -> ApiResult<T> {
-    if result.is_err() {
-        app.metrics.refused.inc();
-    }
+    match &result {
+        Err(error) if error.status.is_server_error() => app.metrics.unavailable.inc(),
+        Err(_) => app.metrics.refused.inc(),
+        Ok(_) => 0,
+    };
     result
 }
 
@@ -277,6 +279,8 @@ pub async fn publish_bulk(State(app): State<Arc<App>>, request: Request) -> ApiR
             check(wanted, &caller, &circumstances, app.limits())
         });
         match counted(&app, checked) {
+            // Nothing is known of channels yet: that is no fault of this one.
+            Err(error) if error.status.is_server_error() => return Err(error),
             Err(error) if bulk.fail_on_error => {
                 let mut error = error.at(index);
                 error.status = StatusCode::UNPROCESSABLE_ENTITY;
@@ -285,6 +289,11 @@ pub async fn publish_bulk(State(app): State<Arc<App>>, request: Request) -> ApiR
             }
             Err(error) => checks.push(Err(refused(raw, &error, app.clock.now_ms()))),
             Ok(checked) => checks.push(Ok(checked)),
+        }
+    }
+    if bulk.fail_on_error {
+        for (index, checked) in checks.iter().flatten().enumerate() {
+            app.gate.admit(&checked.channel()).await.map_err(|error| ApiError::from(error).at(index))?;
         }
     }
     let (results, away) = land(&app, checks).await;

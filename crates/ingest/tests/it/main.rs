@@ -2,13 +2,17 @@
 
 mod bulk;
 mod callbacks;
+mod channel_rules;
+mod channel_settings;
 mod channels;
 mod deliveries;
+mod explain;
 mod health;
 mod kit;
 mod outage;
 mod publish;
 mod refused;
+mod refused_channels;
 mod refused_messages;
 mod refused_subscriptions;
 mod subscriptions;

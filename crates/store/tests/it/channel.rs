@@ -224,12 +224,13 @@ async fn when_something_was_last_published_is_known_by_channel() {
     let before = road.now().await;
     road.accept(&["one"]).await;
     road.accept_all(1, vec![acceptance("two", Priority::Normal)]).await.unwrap();
-    let all = road.store.last_publishes(&tenant).await.unwrap();
-    let at_ms = road.store.last_publish(&tenant, &channel("orders")).await.unwrap().unwrap();
+    let names = [channel("orders"), channel("order")];
+    let found = road.store.last_publishes(&tenant, &names).await.unwrap();
+    let at_ms = found[0].unwrap();
     assert!(at_ms >= before && at_ms <= road.now().await);
-    assert_eq!(all.into_iter().collect::<Vec<_>>(), [(channel("orders"), at_ms)]);
-    assert_eq!(road.store.last_publish(&tenant, &channel("order")).await.unwrap(), None);
-    assert!(road.store.last_publishes(&Tenant::new("defaul").unwrap()).await.unwrap().is_empty());
+    assert_eq!(found, [Some(at_ms), None]);
+    let other = Tenant::new("other").unwrap();
+    assert_eq!(road.store.last_publishes(&other, &names).await.unwrap(), [None, None]);
 }
 
 #[tokio::test]
