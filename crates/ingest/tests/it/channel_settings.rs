@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use crate::kit::{Answer, Town, ask, is_time, judge, path_of, refused, take};
 
 /// `ChannelInfo` of the reference, then what is said besides; without its times.
-fn info(name: &str, change: Value) -> Value {
+fn info(name: &str, change: &Value) -> Value {
     let mut info = json!({
         "name": name, "subscriber_count": 0, "message_count": 0,
         "type": "topic", "durable": true, "auto_delete": false, "exclusive": false, "arguments": {},
@@ -37,7 +37,7 @@ async fn a_channel_is_configured_shown_and_forgotten() {
     gone(&one.delete(path).await);
 
     let (first, [last, created, updated]) = timeless(one.put(path, json!({})).await.expect(201));
-    assert_eq!(first, info("orders/eu:new", json!({})));
+    assert_eq!(first, info("orders/eu:new", &json!({})));
     assert_eq!((&last, &updated), (&Value::Null, &created));
     let everything = json!({
         "type": "headers", "durable": false, "auto_delete": true, "exclusive": true,
@@ -46,7 +46,7 @@ async fn a_channel_is_configured_shown_and_forgotten() {
         },
     });
     let (second, [_, still, later]) = timeless(two.put(path, everything.clone()).await.expect(200));
-    assert_eq!(second, info("orders/eu:new", everything));
+    assert_eq!(second, info("orders/eu:new", &everything));
     assert!(still == created && later.as_str() >= updated.as_str());
     for api in [&one, &two] {
         assert_eq!(timeless(api.get(path).await.expect(200)).0, second);
@@ -55,7 +55,7 @@ async fn a_channel_is_configured_shown_and_forgotten() {
     let direct = json!({ "type": "direct", "durable": null });
     assert_eq!(timeless(one.put(path, direct).await.expect(200)).0["durable"], true);
     let third = timeless(two.get(path).await.expect(200)).0;
-    assert_eq!(third, info("orders/eu:new", json!({ "type": "direct" })));
+    assert_eq!(third, info("orders/eu:new", &json!({ "type": "direct" })));
 
     let mut answer = two.delete(path).await.expect(200);
     let [message] = take(&mut answer, ["message"]);
@@ -71,12 +71,11 @@ async fn a_channel_is_configured_shown_and_forgotten() {
 async fn a_channel_appears_on_first_use() {
     let town = Town::new().await;
     let api = town.api().await;
-    let used = json!({ "configured": false });
     api.publish(json!({ "channel": "published", "payload": {} })).await.expect(202);
     let named = api.subscribe(json!({ "channel": "named" })).await;
     api.subscribe(json!({ "channel_pattern": "p*" })).await;
     let (published, [last, created, updated]) = timeless(api.get("/v1/channels/published").await.expect(200));
-    let mut expected = info("published", used.clone());
+    let mut expected = info("published", &json!({ "configured": false }));
     expected["subscriber_count"] = json!(1);
     assert_eq!((published, updated), (expected, Value::Null));
     assert!(is_time(&last) && created.as_str() <= last.as_str(), "{created} {last}");

@@ -66,7 +66,7 @@ async fn settings_are_written_replaced_and_forgotten_and_each_is_told() {
     let second = ChannelSettings { channel_type: ChannelType::Direct, arguments, ..first.clone() };
     assert!(!road.store.put_channel(&second, 9).await.unwrap());
     assert_eq!(road.store.channel(&tenant, &name).await.unwrap(), Some(second.clone()));
-    assert_eq!(road.store.channels().await.unwrap(), [second.clone()]);
+    assert_eq!(road.store.channels().await.unwrap(), std::slice::from_ref(&second));
     let sub = road.subscribe(|_| {}).await;
     assert!(road.store.forget_channel(&tenant, &name).await.unwrap());
     assert!(!road.store.forget_channel(&tenant, &name).await.unwrap());
@@ -114,7 +114,7 @@ async fn an_exclusive_channel_is_one_services() {
     let mut first = road.subscribe(of("billing", "orders")).await;
     let refused = |result: Result<(), StoreError>| match result.unwrap_err() {
         StoreError::Exclusive { channel, service } => {
-            assert_eq!((&*channel, &*service), ("orders", "billing"))
+            assert_eq!((&*channel, &*service), ("orders", "billing"));
         }
         other => panic!("{other}"),
     };
