@@ -127,6 +127,36 @@ impl From<StoreError> for ApiError {
                 Self::new(StatusCode::CONFLICT, "too_many_subscriptions", error.to_string())
                     .with("count", *count)
             }
+            StoreError::TooManyChannels(count) => {
+                Self::new(StatusCode::CONFLICT, "too_many_channels", error.to_string()).with("count", *count)
+            }
+            StoreError::Exclusive { channel, .. } => Self::new(
+                StatusCode::CONFLICT,
+                "channel_exclusive",
+                format!("{error}; subscribe as that service, or configure the channel without exclusive"),
+            )
+            .with("field", "channel")
+            .with("channel", channel.as_str()),
+            StoreError::Shared { channel, services } => Self::new(
+                StatusCode::CONFLICT,
+                "channel_exclusive",
+                format!("{error}; cancel those of all services but one first"),
+            )
+            .with("field", "exclusive")
+            .with("channel", channel.as_str())
+            .with("services", *services),
+            StoreError::ChannelFull { channel, waiting, most } => Self::new(
+                StatusCode::TOO_MANY_REQUESTS,
+                "channel_full",
+                format!(
+                    "{error}; the message was not published, repeat it when the subscribers have caught up"
+                ),
+            )
+            .retry_after(1)
+            .with("field", "channel")
+            .with("channel", channel.as_str())
+            .with("waiting", *waiting)
+            .with("max_length", *most),
             StoreError::Refused(_)
             | StoreError::Reply(_)
             | StoreError::Layout { .. }

@@ -40,6 +40,8 @@ pub struct IngestSection {
     pub max_memory_percent: u8,
     /// The most subscriptions of one tenant.
     pub max_subscriptions: u64,
+    /// The most channels that one tenant may configure.
+    pub max_channels: u64,
     /// Retries of subscriptions that say nothing about them.
     pub max_retries: u32,
     /// Their delay.
@@ -55,6 +57,7 @@ impl Default for IngestSection {
             patience_ms: 2_000,
             max_memory_percent: 80,
             max_subscriptions: 100_000,
+            max_channels: 10_000,
             max_retries,
             retry_delay_seconds: retry_delay_ms / 1_000,
         }
@@ -74,6 +77,7 @@ pub const DOCS: Docs = &[
         "publishing is refused with 503 while Redis uses this much of its `maxmemory`, so that what was accepted has room to get through; 1 to 100",
     ),
     ("ingest.max_subscriptions", "the most subscriptions that one tenant may have"),
+    ("ingest.max_channels", "the most channels that one tenant may configure with `PUT /v1/channels/{name}`"),
     ("ingest.max_retries", "retries of subscriptions that say nothing about them"),
     (
         "ingest.retry_delay_seconds",
@@ -112,6 +116,8 @@ pub struct IngestConfig {
     pub max_memory_percent: u8,
     /// The most subscriptions of one tenant.
     pub max_subscriptions: u64,
+    /// The most channels that one tenant may configure.
+    pub max_channels: u64,
     /// The retry policy of subscriptions that say nothing about it.
     pub retry: RetryPolicy,
     /// How long messages and ids are kept.
@@ -155,6 +161,7 @@ impl Config {
             patience: Duration::from_millis(raw.patience_ms),
             max_memory_percent: raw.max_memory_percent,
             max_subscriptions: raw.max_subscriptions,
+            max_channels: raw.max_channels,
             retry: RetryPolicy {
                 max_retries: raw.max_retries,
                 retry_delay_ms: raw.retry_delay_seconds.saturating_mul(1_000),

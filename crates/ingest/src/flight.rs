@@ -8,7 +8,7 @@
 //! its own take; who has gone by take-off stays behind.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashMap},
     sync::{
         Arc,
         atomic::{AtomicU16, Ordering},
@@ -20,10 +20,10 @@ use postroad_model::time::millis;
 use postroad_store::{Acceptance, Accepted, Backoff, Store, StoreError};
 use tokio::{
     sync::{mpsc, oneshot},
-    time::{Instant, sleep, timeout_at},
+    time::{Instant, sleep, timeout, timeout_at},
 };
 
-use crate::admission::Admission;
+use crate::{admission::Admission, channels::Channels};
 
 /// With so many messages a flight is full; a bulk is never divided.
 const MOST: usize = 1_000;
@@ -51,17 +51,24 @@ pub struct Gate {
     boarding: mpsc::UnboundedSender<Boarding>,
     next: Arc<AtomicU16>,
     admission: Arc<Admission>,
+    channels: Channels,
     patience: Duration,
 }
 
 impl Gate {
     /// Opens it. The task ends when every gate is gone.
-    pub fn open(store: Store, admission: Arc<Admission>, window: Duration, patience: Duration) -> Self {
+    pub fn open(
+        store: Store,
+        admission: Arc<Admission>,
+        channels: Channels,
+        window: Duration,
+        patience: Duration,
+    ) -> Self {
         let (boarding, receiver) = mpsc::unbounded_channel();
         // Instances begin apart, so that they do not go round in step.
         let next = Arc::new(AtomicU16::new(rand::random::<u16>() % store.layout().partitions));
         tokio::spawn(fly_forever(store, receiver, Arc::clone(&next), window));
-        Self { boarding, next, admission, patience }
+        Self { boarding, next, admission, channels, patience }
     }
 
     /// The partition that the next flight goes to.
@@ -69,15 +76,56 @@ impl Gate {
         self.next.load(Ordering::Relaxed)
     }
 
-    /// Stores messages, each in its partition. Returns once Redis holds them, or says why not.
+    /// Stores messages, each in its partition. Returns once Redis holds them, or says why not. Those whose
+    /// channel takes no more are refused, the others go.
     pub async fn store(&self, messages: Vec<(u16, Acceptance)>) -> Landed {
         let count = messages.len();
         if let Err(full) = self.admission.check() {
             return (0..count).map(|_| Err(full.clone())).collect();
         }
+        let deadline = Instant::now() + self.patience;
+        let Ok(refused) = timeout_at(deadline, self.refused(&messages)).await else {
+            let late = || Err(StoreError::Unavailable("no answer in time".into()));
+            return (0..count).map(|_| late()).collect();
+        };
+        if refused.iter().all(Option::is_none) {
+            return self.board(messages, deadline).await;
+        }
+        let admitted = messages.into_iter().zip(&refused).filter(|(_, refused)| refused.is_none());
+        let admitted: Vec<_> = admitted.map(|(message, _)| message).collect();
+        let mut landed = if admitted.is_empty() {
+            Vec::new().into_iter()
+        } else {
+            self.board(admitted, deadline).await.into_iter()
+        };
+        let unanswered = || Err(StoreError::Reply("a message without an answer".into()));
+        let one = |refused: Option<_>| refused.map_or_else(|| landed.next().unwrap_or_else(unanswered), Err);
+        refused.into_iter().map(one).collect()
+    }
+
+    /// Whether a channel, given as `<tenant>/<name>`, takes messages now; see [`Channels::admit`].
+    pub async fn admit(&self, channel: &str) -> Result<(), StoreError> {
+        let late = |_| Err(StoreError::Unavailable("no answer in time".into()));
+        timeout(self.patience, self.channels.admit(channel)).await.unwrap_or_else(late)
+    }
+
+    /// For each message, why its channel does not take it, if so.
+    async fn refused(&self, messages: &[(u16, Acceptance)]) -> Vec<Option<StoreError>> {
+        let mut verdicts: HashMap<&str, Option<StoreError>> = HashMap::new();
+        for (_, message) in messages {
+            let channel = message.channel.as_str();
+            if !verdicts.contains_key(channel) {
+                verdicts.insert(channel, self.channels.admit(channel).await.err());
+            }
+        }
+        messages.iter().map(|(_, message)| verdicts[message.channel.as_str()].clone()).collect()
+    }
+
+    /// Gets messages on the next flight, and waits for it to land.
+    async fn board(&self, messages: Vec<(u16, Acceptance)>, deadline: Instant) -> Landed {
+        let count = messages.len();
         let (landed, result) = oneshot::channel();
         let away = |why: &str| (0..count).map(|_| Err(StoreError::Unavailable(why.into()))).collect();
-        let deadline = Instant::now() + self.patience;
         if self.boarding.send(Boarding { messages, deadline, landed }).is_err() {
             return away("stopping");
         }

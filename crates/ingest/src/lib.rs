@@ -1,15 +1,17 @@
 //! The API: accepts messages, manages subscriptions.
 //!
 //! A call's way is short: [`calls`] reads it, `publish` and `subscriptions` check all of it before anything is
-//! stored, [`flight`] brings messages to Redis many at a time. Everything else is `postroad-store`'s.
+//! stored, [`flight`] brings messages to Redis many at a time. What their channels ask of them is known here
+//! ([`channels`]). Everything else is `postroad-store`'s.
 //!
 //! What it guarantees: a 2xx to a publish follows the write; a refused call has changed nothing; a repeated
-//! one with the same id delivers nothing twice. It keeps no state of its own: any number of instances may
+//! one with the same id delivers nothing twice. It keeps no state of its own but what it can load anew: any number of instances may
 //! run, and a caller may speak to a different one each time.
 
 pub mod acknowledge;
 pub mod admission;
 pub mod calls;
+pub mod channels;
 pub mod config;
 pub mod deliveries;
 pub mod flight;
@@ -39,6 +41,7 @@ use postroad_member::life;
 use postroad_store::Store;
 
 use admission::Admission;
+use channels::Channels;
 use config::{Config, IngestConfig};
 use flight::Gate;
 use metrics::Metrics;
@@ -53,6 +56,8 @@ pub struct App {
     pub store: Store,
     /// Where messages get on.
     pub gate: Gate,
+    /// What is known of channels.
+    pub channels: Channels,
     /// The configuration.
     pub config: IngestConfig,
     /// What is counted.
@@ -72,8 +77,9 @@ impl App {
     }
 
     /// The limits that a message is held to.
-    pub fn limits(&self) -> Limits {
+    pub fn limits(&self) -> Limits<'_> {
         Limits {
+            channels: &self.channels,
             max_message_bytes: self.config.max_message_bytes,
             layout: self.store.layout(),
             partition: self.gate.next_partition(),
@@ -90,6 +96,12 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/v1/messages/{id}/ack", post(calls::acknowledgments::acknowledge_message))
         .route("/v1/messages/{id}/deliveries", get(calls::messages::deliveries))
         .route("/v1/channels/{name}/messages", post(calls::messages::publish_raw))
+        .route("/v1/channels", get(calls::channels::list))
+        .route(
+            "/v1/channels/{name}",
+            get(calls::channels::show).put(calls::channels::put).delete(calls::channels::forget),
+        )
+        .route("/v1/explain", post(calls::explain::explain))
         .route("/v1/subscriptions", post(calls::subscriptions::create).get(calls::subscriptions::list))
         .route(
             "/v1/subscriptions/{id}",
@@ -120,14 +132,17 @@ pub async fn run(config: Config, context: Context) -> anyhow::Result<()> {
     let serving = Serving::new(&config.base.common.http, grace);
     serving.metrics.register(&mut metrics_registry);
     let admission = Arc::new(Admission::new(ingest_config.max_memory_percent));
+    let channels = Channels::new(store.clone());
     let app = Arc::new(App {
         gate: Gate::open(
             store.clone(),
             Arc::clone(&admission),
+            channels.clone(),
             ingest_config.retention,
             ingest_config.patience,
         ),
         store: store.clone(),
+        channels: channels.clone(),
         config: ingest_config,
         metrics,
         clock,
@@ -138,22 +153,28 @@ pub async fn run(config: Config, context: Context) -> anyhow::Result<()> {
     let side = side.method_not_allowed_fallback(no_such_method);
     let http = config.auth.guard(router(app).merge(side));
     readiness.set("redis", Err("not reached yet".into()));
-    let presence = tokio::spawn(be_present(store, admission, stop.clone(), readiness));
+    let presence = tokio::spawn(be_present(store, admission, channels, stop.clone(), readiness));
     serve::serve(listener, http, serving, &stop).await;
     presence.await??;
     Ok(())
 }
 
-/// Checks Redis, then says once a second that this instance lives and looks at how full Redis is.
+/// Checks Redis, then says once a second that this instance lives, looks at how full Redis is and follows what is
+/// changed about channels.
 async fn be_present(
     store: Store,
     admission: Arc<Admission>,
+    channels: Channels,
     stop: Stop,
     readiness: Readiness,
 ) -> anyhow::Result<()> {
     if life::prepared(&store, &stop).await? {
         let me = life::name_of(KIND);
-        tokio::join!(life::announce(&store, &me, KIND, &stop, &readiness), admission.watch(&store, &stop),);
+        tokio::join!(
+            life::announce(&store, &me, KIND, &stop, &readiness),
+            admission.watch(&store, &stop),
+            channels.watch(&stop, &readiness),
+        );
         let _ = store.leave(&me).await;
     }
     Ok(())

@@ -24,6 +24,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, value::RawValue};
 use sha2::{Digest, Sha256};
 
+use crate::channels::Channels;
+
 /// `PublishMessageRequest`.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -131,8 +133,10 @@ const MAX_HEADER_BYTES: usize = 16 << 10;
 const MAX_TTL: i64 = 315_360_000;
 
 /// The limits that a message is held to.
-#[derive(Debug, Clone, Copy)]
-pub struct Limits {
+#[derive(Clone, Copy)]
+pub struct Limits<'a> {
+    /// What its channel asks of it.
+    pub channels: &'a Channels,
     /// The most bytes of a payload.
     pub max_message_bytes: usize,
     /// Where messages may lie.
@@ -146,7 +150,7 @@ pub fn check(
     request: PublishMessageRequest,
     caller: &Caller,
     circumstances: &Circumstances,
-    limits: Limits,
+    limits: Limits<'_>,
 ) -> ApiResult<Checked> {
     let metadata = request.metadata.unwrap_or_default();
     let encoding = metadata.content_encoding.as_deref();
@@ -186,7 +190,12 @@ pub struct Draft {
 
 impl Draft {
     /// Checks it, gives it its id and its place.
-    pub fn check(self, caller: &Caller, circumstances: &Circumstances, limits: Limits) -> ApiResult<Checked> {
+    pub fn check(
+        self,
+        caller: &Caller,
+        circumstances: &Circumstances,
+        limits: Limits<'_>,
+    ) -> ApiResult<Checked> {
         let Self { kind, channel, payload, metadata, service_name, persistent, routing_key, ordering_key } =
             self;
         let size = payload.body.len();
@@ -265,6 +274,11 @@ impl Draft {
             timestamp: metadata.timestamp.unwrap_or(Time::from_millis(circumstances.now_ms)),
             headers,
         };
+        let asked_ms = metadata.ttl_ms();
+        let (persistent, expires_after_ms) = match limits.channels.settings(&caller.tenant, &channel)? {
+            Some(settings) => (settings.keeps(persistent), settings.lifetime_ms(asked_ms)),
+            None => (persistent, asked_ms),
+        };
         let message = Message {
             tenant: caller.tenant.clone(),
             id,
@@ -274,6 +288,7 @@ impl Draft {
             service,
             priority,
             persistent,
+            expires_after_ms,
             generation: 0,
             targets: Arc::from([]),
             trace: circumstances.trace,
@@ -285,6 +300,11 @@ impl Draft {
 }
 
 impl Checked {
+    /// Its channel, `<tenant>/<name>`.
+    pub fn channel(&self) -> String {
+        format!("{}/{}", self.message.tenant, self.message.channel)
+    }
+
     /// As it gets on a flight.
     pub fn acceptance(&self, compress_above: usize) -> Acceptance {
         let message = &self.message;
@@ -293,7 +313,7 @@ impl Checked {
             id: IdKey::new(&message.tenant, &message.id, line),
             remember: message.persistent || self.chosen,
             check: self.chosen,
-            channel: format!("{}/{}", message.tenant, message.channel),
+            channel: self.channel(),
             entry: Entry::encode(message, compress_above),
         }
     }

@@ -69,6 +69,7 @@ pub fn copy_of(message: &Message, channel: &ChannelName, death: &Death) -> Optio
         id,
         channel: channel.clone(),
         persistent: true,
+        expires_after_ms: None,
         generation: 0,
         targets: Arc::from([]),
         metadata,
@@ -135,6 +136,7 @@ mod tests {
             service: ServiceName::new("shop").unwrap(),
             priority: Priority::High,
             persistent: false,
+            expires_after_ms: Some(7_000),
             generation: 2,
             targets: Arc::from([]),
             trace: None,
@@ -167,6 +169,7 @@ mod tests {
         let copy = copy_of(&message(), &dead(), &death("sub_a", DeadReason::Expired, "5-0")).unwrap();
         assert_eq!((copy.id.as_str(), copy.channel.as_str()), ("dlq_sub_a_5-0", "orders.dead"));
         assert_eq!((copy.persistent, copy.generation, copy.metadata.ttl), (true, 0, None));
+        assert_eq!(copy.expires_after_ms, None);
         assert_eq!((&copy.payload, copy.priority), (&message().payload, Priority::High));
         assert_eq!(copy.metadata.message_id, copy.id);
         assert_eq!(

@@ -10,6 +10,7 @@
 //!
 //! * [`names`] and [`id`]: what things may be called.
 //! * [`message`]: what a publisher hands over, as it is kept from then on.
+//! * [`channel`]: what somebody configured about the channel that it goes to.
 //! * [`subscription`]: what a service asked to be sent, where to and how.
 //! * [`glob`], [`topic`], [`filter`] and [`matching`]: does this subscription want this message?
 //! * [`delivery`]: one message for one subscription: outcome in, verdict out.
@@ -18,6 +19,7 @@
 //!
 //! What is *not* here: how any of it is stored (`postroad-store`) or sent (`postroad-worker`).
 
+pub mod channel;
 pub mod dead_letter;
 pub mod delivery;
 pub mod egress;

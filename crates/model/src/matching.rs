@@ -14,14 +14,19 @@
 //! to agree with it.
 
 mod header_match;
+mod sentence;
 
-use std::fmt;
+use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-pub use self::header_match::{Condition, HeaderMatch, MAX_HEADERS, MAX_VALUE_BYTES, canonical};
+pub use self::{
+    header_match::{Condition, HeaderMatch, MAX_HEADERS, MAX_VALUE_BYTES, canonical},
+    sentence::sentence,
+};
 use crate::{
+    filter::Filter,
     message::{Payload, PayloadKind},
     names::{ChannelName, Tenant},
     subscription::{Channels, Selector, Subscription},
@@ -41,6 +46,16 @@ pub enum ChannelType {
     Fanout,
     /// By headers alone.
     Headers,
+}
+
+impl FromStr for ChannelType {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        [Self::Topic, Self::Direct, Self::Fanout, Self::Headers]
+            .into_iter()
+            .find(|known| known.as_str() == text)
+            .ok_or_else(|| format!("{text:?} is no channel type; topic, direct, fanout and headers are"))
+    }
 }
 
 impl ChannelType {
@@ -114,6 +129,18 @@ pub fn matches(selector: &Selector, candidate: &Candidate<'_>) -> bool {
 
 /// The same, naming the first condition that does not match, in the order in which [`Mismatch`] lists them.
 pub fn explain(selector: &Selector, candidate: &Candidate<'_>) -> Result<(), Mismatch> {
+    explain_with(selector, candidate, |filter| {
+        candidate.payload.is_some_and(|payload| filter.matches(payload))
+    })
+}
+
+/// The same for whoever asks for many selectors and has read the payload once: `filter_holds` says whether it
+/// satisfies a filter, and the candidate's own is not looked at.
+pub fn explain_with(
+    selector: &Selector,
+    candidate: &Candidate<'_>,
+    filter_holds: impl FnOnce(&Filter) -> bool,
+) -> Result<(), Mismatch> {
     let require = |holds: bool, otherwise| if holds { Ok(()) } else { Err(otherwise) };
     let (holds, otherwise) = match &selector.channels {
         Channels::Channel(name) => (name == candidate.channel, Mismatch::Channel),
@@ -128,8 +155,7 @@ pub fn explain(selector: &Selector, candidate: &Candidate<'_>) -> Result<(), Mis
         require(header_match.matches(candidate.headers), Mismatch::HeaderMatch)?;
     }
     if let Some(filter) = &selector.filter_criteria {
-        let holds = candidate.payload.is_some_and(|payload| filter.matches(payload));
-        require(holds, Mismatch::FilterCriteria)?;
+        require(filter_holds(filter), Mismatch::FilterCriteria)?;
     }
     Ok(())
 }
@@ -266,7 +292,9 @@ mod tests {
             [ChannelType::Topic, ChannelType::Direct, ChannelType::Fanout, ChannelType::Headers]
         {
             assert_eq!(json!(channel_type), json!(channel_type.as_str()));
+            assert_eq!(channel_type.as_str().parse(), Ok(channel_type));
         }
+        assert!("Topic".parse::<ChannelType>().unwrap_err().contains("fanout and headers are"));
         for mismatch in [
             Mismatch::Channel,
             Mismatch::ChannelPattern,

@@ -137,6 +137,9 @@ pub struct Message {
     pub priority: Priority,
     /// `false`: no history is kept and no durability is waited for.
     pub persistent: bool,
+    /// Milliseconds after its acceptance from which on it is no longer delivered: the smaller of the
+    /// publisher's `metadata.ttl` and the channel's `x-message-ttl`.
+    pub expires_after_ms: Option<u64>,
     /// 0, and one higher with each replay of history.
     pub generation: u32,
     /// Where not empty: only these subscriptions get it, and no matching takes place.
@@ -147,6 +150,20 @@ pub struct Message {
     pub metadata: Metadata,
     /// The content.
     pub payload: Payload,
+}
+
+impl Message {
+    /// When it expires, by the clock that said when it was accepted.
+    pub fn expires_at_ms(&self, accepted_ms: u64) -> Option<u64> {
+        self.expires_after_ms.map(|lifetime| accepted_ms.saturating_add(lifetime))
+    }
+}
+
+impl Metadata {
+    /// The lifetime that the publisher asked for, in milliseconds.
+    pub fn ttl_ms(&self) -> Option<u64> {
+        self.ttl.map(|seconds| seconds.saturating_mul(1_000))
+    }
 }
 
 impl PayloadKind {
@@ -163,6 +180,42 @@ impl PayloadKind {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_lifetime_begins_with_the_acceptance() {
+        let name = |text: &str| MessageId::new(text).unwrap();
+        let mut message = Message {
+            tenant: Tenant::single(),
+            id: name("m"),
+            channel: ChannelName::new("c").unwrap(),
+            routing_key: None,
+            ordering_key: None,
+            service: ServiceName::new("s").unwrap(),
+            priority: Priority::Normal,
+            persistent: true,
+            expires_after_ms: None,
+            generation: 0,
+            targets: Arc::from([]),
+            trace: None,
+            metadata: Metadata {
+                message_id: name("m"),
+                correlation_id: None,
+                reply_to: None,
+                content_type: String::new(),
+                content_encoding: None,
+                priority: Priority::Normal,
+                ttl: Some(1),
+                timestamp: Time::default(),
+                headers: Map::new(),
+            },
+            payload: Payload { kind: PayloadKind::Text, body: Bytes::new() },
+        };
+        assert_eq!(message.metadata.ttl_ms(), Some(1_000));
+        assert_eq!(message.expires_at_ms(0), None, "what the publisher asked for is only shown");
+        message.expires_after_ms = Some(500);
+        assert_eq!(message.expires_at_ms(1_000), Some(1_500));
+        assert_eq!(message.expires_at_ms(u64::MAX - 1), Some(u64::MAX));
+    }
 
     #[test]
     fn priorities_order_and_name_themselves() {

@@ -1,17 +1,24 @@
-//! What subscriptions there are, as of a version of the change stream.
+//! What subscriptions and configured channels there are, as of a version of the change stream.
 
 use std::{collections::HashMap, sync::Arc};
 
-use postroad_model::{id::SubscriptionId, message::Message, subscription::Subscription};
+use postroad_model::{
+    channel::ChannelSettings,
+    id::SubscriptionId,
+    message::Message,
+    names::{ChannelName, Tenant},
+    subscription::Subscription,
+};
 use postroad_store::{Change, Store, StoreError, StreamId, Versioned};
 use tracing::{info, warn};
 
 use crate::index::Index;
 
-/// Every subscription, and the index that finds those which match a message.
+/// Every subscription, the index that finds those which match a message, and every channel's settings.
 pub struct Catalog {
     index: Index,
     changes: HashMap<SubscriptionId, StreamId>,
+    channels: HashMap<Tenant, HashMap<ChannelName, ChannelSettings>>,
     version: StreamId,
 }
 
@@ -19,11 +26,21 @@ impl Catalog {
     /// Loads everything.
     pub async fn load(store: &Store) -> Result<Self, StoreError> {
         let (all, version) = store.snapshot().await?;
-        let mut catalog = Self { index: Index::new(), changes: HashMap::new(), version };
+        let channels = store.channels().await?;
+        let mut catalog =
+            Self { index: Index::new(), changes: HashMap::new(), channels: HashMap::new(), version };
+        info!(
+            subscriptions = all.len(),
+            channels = channels.len(),
+            version = %version,
+            "loaded the subscriptions and the channels' settings"
+        );
         for versioned in all {
             catalog.put(versioned);
         }
-        info!(subscriptions = catalog.index.len(), version = %version, "loaded the subscriptions");
+        for settings in channels {
+            catalog.configure(settings);
+        }
         Ok(catalog)
     }
 
@@ -39,6 +56,15 @@ impl Catalog {
                 Change::Cancelled(id) => {
                     self.index.remove(&id);
                     self.changes.remove(&id);
+                }
+                Change::Channel(settings) => self.configure(*settings),
+                Change::ChannelForgotten(tenant, name) => {
+                    if let Some(channels) = self.channels.get_mut(&tenant) {
+                        channels.remove(&name);
+                        if channels.is_empty() {
+                            self.channels.remove(&tenant);
+                        }
+                    }
                 }
                 Change::Unknown { id, reason } => warn!(change.id = id, reason, "passed over a change"),
             }
@@ -56,7 +82,7 @@ impl Catalog {
     }
 
     async fn reload(&mut self, store: &Store) -> Result<(), StoreError> {
-        warn!(version = %self.version, "changes of subscriptions are missing; loading all anew");
+        warn!(version = %self.version, "changes of configuration are missing; loading all anew");
         *self = Self::load(store).await?;
         Ok(())
     }
@@ -64,7 +90,14 @@ impl Catalog {
     /// The subscriptions that match a message: those of its tenant, each once.
     pub fn matches(&mut self, message: &Message, out: &mut Vec<Arc<Subscription>>) {
         out.clear();
-        self.index.matches(message, postroad_model::matching::ChannelType::Topic, out);
+        let settings = self.channel(&message.tenant, &message.channel);
+        let channel_type = settings.map(|settings| settings.channel_type).unwrap_or_default();
+        self.index.matches(message, channel_type, out);
+    }
+
+    /// A channel's settings, where somebody configured it.
+    pub fn channel(&self, tenant: &Tenant, name: &ChannelName) -> Option<&ChannelSettings> {
+        self.channels.get(tenant)?.get(name)
     }
 
     /// A subscription and the change that wrote it.
@@ -75,6 +108,11 @@ impl Catalog {
     /// How many there are.
     pub fn count(&self) -> usize {
         self.index.len()
+    }
+
+    fn configure(&mut self, settings: ChannelSettings) {
+        let channels = self.channels.entry(settings.tenant.clone()).or_default();
+        channels.insert(settings.name.clone(), settings);
     }
 
     fn put(&mut self, versioned: Versioned) {

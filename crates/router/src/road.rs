@@ -25,7 +25,7 @@ pub struct Parcel {
     /// What its order is kept by.
     pub line: Option<String>,
     /// The most that may wait in a queue before its oldest goes.
-    pub max_length: Option<u32>,
+    pub max_length: Option<u64>,
     /// The subscriptions.
     pub to: Vec<SubscriptionId>,
 }

@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use postroad_model::{message::Message, subscription::Subscription, time::millis};
+use postroad_model::{channel::ChannelSettings, message::Message, subscription::Subscription, time::millis};
 use postroad_store::{
     Backoff, IngressReader, Linked, Routed, Store, StoreError, StreamId,
     entry::{Accepted, EntryError},
@@ -293,7 +293,9 @@ impl Router {
             catalog.matches(message, &mut matched);
         }
         let layout = self.store.layout();
-        let lifetime_ms = message.metadata.ttl.map(|ttl| ttl.saturating_mul(1_000));
+        let catalog = self.catalog.as_ref();
+        let settings = catalog.and_then(|catalog| catalog.channel(&message.tenant, &message.channel));
+        let max_length = settings.and_then(ChannelSettings::drop_bound);
         let line = message.ordering_key.as_ref().map(|key| line_of(&message.channel, key));
         let mut lanes: BTreeMap<u16, Parcel> = BTreeMap::new();
         for subscription in matched {
@@ -303,9 +305,9 @@ impl Router {
                     accepted: Arc::clone(accepted),
                     keep: message.persistent,
                     rank: message.priority.rank(),
-                    expires_ms: lifetime_ms.map(|ms| accepted.accepted_ms.saturating_add(ms)),
+                    expires_ms: message.expires_at_ms(accepted.accepted_ms),
                     line: line.clone(),
-                    max_length: None,
+                    max_length,
                     to: Vec::new(),
                 })
                 .to

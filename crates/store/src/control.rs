@@ -6,15 +6,16 @@
 //! is mended by [`Store::apply`], which is a no-op for what is there already.
 
 use postroad_model::{
+    channel::ChannelSettings,
     id::SubscriptionId,
-    names::Tenant,
+    names::{ChannelName, Tenant},
     placement::Layout,
-    subscription::{Status, Subscription},
+    subscription::{Channels, Status, Subscription},
 };
 use redis::{Pipeline, Value};
 
 use crate::{
-    Store, StreamId,
+    Store, StreamId, channel,
     error::StoreError,
     keys::{self, Tag},
     link::checked,
@@ -38,6 +39,10 @@ pub enum Change {
     Put(Box<Versioned>),
     /// A subscription was cancelled.
     Cancelled(SubscriptionId),
+    /// A channel was configured.
+    Channel(Box<ChannelSettings>),
+    /// A channel's settings were forgotten.
+    ChannelForgotten(Tenant, ChannelName),
     /// A change that this release does not know, or a record that it cannot read.
     Unknown {
         /// What it is about.
@@ -109,7 +114,9 @@ const TOMBSTONE_MS: u64 = 48 * 3_600_000;
 
 impl Store {
     /// Writes a record, tells of it and applies it in its lane. `expected` is the change that must be
-    /// there, `None` if the subscription must not exist; `most` bounds a tenant's subscriptions.
+    /// there, `None` if the subscription must not exist; `most` bounds a tenant's subscriptions. Refused where
+    /// it names an exclusive channel that is another service's; where it was the last to name another channel
+    /// with `auto_delete`, that channel's settings go.
     ///
     /// After an error the record may be written all the same; [`Store::apply_left`] then sees to its lane.
     pub async fn put_subscription(
@@ -121,7 +128,13 @@ impl Store {
     ) -> Result<StreamId, StoreError> {
         let record =
             serde_json::to_string(subscription).map_err(|error| StoreError::Refused(error.to_string()))?;
-        let change = self.subscribe(&subscription.id, &subscription.tenant, &record, expected, most).await?;
+        let (id, tenant) = (&subscription.id, &subscription.tenant);
+        let channel = match &subscription.selector.channels {
+            Channels::Channel(name) => name.as_str(),
+            Channels::Pattern(_) => "",
+        };
+        let names = (channel, subscription.service_name.as_str());
+        let change = self.subscribe(id, tenant, &record, expected, most, names).await?;
         match self.apply(subscription, change, limits).await {
             Ok(_) => self.applied(&subscription.id, change).await,
             // It exists, and an error would only lead to a second one.
@@ -131,14 +144,15 @@ impl Store {
         Ok(change)
     }
 
-    /// Removes a record, tells of it and leaves a tombstone in its lane; its queue goes too.
+    /// Removes a record, tells of it and leaves a tombstone in its lane; its queue goes too, and the settings of
+    /// a channel with `auto_delete` that nobody else names.
     pub async fn cancel_subscription(
         &self,
         id: &SubscriptionId,
         tenant: &Tenant,
         expected: StreamId,
     ) -> Result<(), StoreError> {
-        let change = self.subscribe(id, tenant, "", Some(expected), 0).await?;
+        let change = self.subscribe(id, tenant, "", Some(expected), 0, ("", "")).await?;
         self.apply_cancelled(id, change).await?;
         self.applied(id, change).await;
         Ok(())
@@ -197,10 +211,12 @@ impl Store {
         record: &str,
         expected: Option<StreamId>,
         most: u64,
+        (channel, service): (&str, &str),
     ) -> Result<StreamId, StoreError> {
         let mut call = Call::new(&script::SUBSCRIBE, &self.keys, Tag::Ctl);
         let expected = expected.map(|change| change.to_string()).unwrap_or_default();
         call.arg(id.as_str()).arg(tenant.as_str()).arg(record).arg(expected).arg(most);
+        call.arg(channel).arg(service);
         let value = script::call(&self.link, call).await?;
         let shown = value.clone();
         let mut parts = array(value)?.into_iter();
@@ -210,6 +226,7 @@ impl Store {
             "OK" => stream_id(detail),
             "CONFLICT" => Err(StoreError::Conflict(id.to_string())),
             "FULL" => Err(StoreError::TooMany(count(&detail)?)),
+            "EXCLUSIVE" => Err(StoreError::Exclusive { channel: channel.to_owned(), service: text(detail)? }),
             _ => Err(odd("subscribe", &shown)),
         }
     }
@@ -521,8 +538,10 @@ fn versioned(record: Value, change: Value) -> Result<Option<Versioned>, StoreErr
 fn read_change(mut fields: Fields, change: StreamId) -> Change {
     let (kind, id, record) = (fields.take_text("kind"), fields.take_text("id"), fields.take_text("record"));
     let unknown = |reason: String| Change::Unknown { id: id.clone(), reason };
-    if kind != "subscription" {
-        return unknown(format!("a change of kind {kind:?}"));
+    match kind.as_str() {
+        "subscription" => {}
+        "channel" => return channel::read_change(&id, &record).unwrap_or_else(unknown),
+        _ => return unknown(format!("a change of kind {kind:?}")),
     }
     if record.is_empty() {
         return SubscriptionId::new(&id).map_or_else(|error| unknown(error.to_string()), Change::Cancelled);

@@ -43,7 +43,7 @@ pub struct Placed<'a> {
     /// What its order is kept by; see [`line_of`].
     pub line: Option<String>,
     /// The most that may wait in a queue before its oldest goes (`x-max-length` with `drop-head`).
-    pub max_length: Option<u32>,
+    pub max_length: Option<u64>,
     /// The subscriptions that it goes to.
     pub to: Vec<SubscriptionId>,
 }

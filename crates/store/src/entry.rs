@@ -84,6 +84,9 @@ struct Header<'a> {
     content_encoding: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     ttl: Option<u64>,
+    /// Milliseconds after acceptance; what `ttl` says where there is none.
+    #[serde(rename = "exp", default, skip_serializing_if = "Option::is_none")]
+    expires_after_ms: Option<u64>,
     /// Milliseconds since 1970.
     #[serde(rename = "at")]
     timestamp_ms: u64,
@@ -148,6 +151,7 @@ impl Entry {
             content_type: Some(content_type.clone()).filter(|usual| usual != kind.default_content_type()),
             content_encoding: content_encoding.clone(),
             ttl: *ttl,
+            expires_after_ms: message.expires_after_ms.filter(|ms| Some(*ms) != message.metadata.ttl_ms()),
             timestamp_ms: timestamp.as_millis(),
             headers: headers.clone(),
         };
@@ -185,6 +189,7 @@ impl Entry {
             timestamp: Time::from_millis(header.timestamp_ms),
             headers: header.headers,
         };
+        let expires_after_ms = header.expires_after_ms.or(metadata.ttl_ms());
         Ok(Message {
             tenant: header.tenant,
             id: header.id,
@@ -194,6 +199,7 @@ impl Entry {
             service: header.service,
             priority: header.priority,
             persistent: !header.fleeting,
+            expires_after_ms,
             generation: header.generation,
             targets: header.targets,
             trace: header.trace,
@@ -270,6 +276,7 @@ pub(crate) mod tests {
             service: ServiceName::new("shop").unwrap(),
             priority: Priority::High,
             persistent: true,
+            expires_after_ms: None,
             generation: 0,
             targets: Arc::from([]),
             trace: None,
@@ -325,6 +332,7 @@ pub(crate) mod tests {
         message.metadata.content_type = "application/vnd.shop+json".into();
         message.metadata.content_encoding = Some("utf-8".into());
         message.metadata.ttl = Some(60);
+        message.expires_after_ms = Some(2_500);
         message.metadata.headers.insert("line\nfeed".into(), serde_json::json!({"deep": [1, "\n"]}));
         assert_eq!(Entry::encode(&message, 0).decode().unwrap(), message);
     }
@@ -335,6 +343,23 @@ pub(crate) mod tests {
         let text = String::from_utf8(entry.record.to_vec()).unwrap();
         let expected = r#"1 {"tenant":"default","id":"order-1","channel":"orders.created","key":"eu.new","service":"shop","priority":"high","kind":"json","at":1700000000123}"#;
         assert_eq!(text, format!("{expected}\n{{}}"));
+    }
+
+    #[test]
+    fn a_lifetime_is_written_where_the_ttl_does_not_say_it() {
+        let mut message = message(json("{}"));
+        for (ttl, lifetime, written) in [
+            (None, None, false),
+            (Some(60), Some(60_000), false),
+            (Some(60), Some(2_500), true),
+            (None, Some(1), true),
+        ] {
+            (message.metadata.ttl, message.expires_after_ms) = (ttl, lifetime);
+            let entry = Entry::encode(&message, usize::MAX);
+            let text = String::from_utf8(entry.record.to_vec()).unwrap();
+            assert_eq!(text.contains("\"exp\""), written, "{text}");
+            assert_eq!(entry.decode().unwrap(), message);
+        }
     }
 
     #[test]
@@ -397,6 +422,7 @@ pub(crate) mod tests {
             let message = Entry { record: record.into() }.decode().unwrap();
             assert_eq!(message.id.as_str(), part("id"));
             assert_eq!(serde_json::to_value(&message.metadata).unwrap(), row["metadata"]);
+            assert_eq!(message.expires_after_ms, row["metadata"]["ttl"].as_u64().map(|ttl| ttl * 1_000));
             assert_eq!(String::from_utf8_lossy(&message.payload.body), part("payload"));
         }
     }

@@ -40,6 +40,37 @@ pub enum StoreError {
     /// A tenant has as many subscriptions as it may have.
     #[error("this tenant has {0} subscriptions, the most that are allowed")]
     TooMany(u64),
+    /// A tenant has configured as many channels as it may.
+    #[error("this tenant has configured {0} channels, the most that are allowed")]
+    TooManyChannels(u64),
+    /// A channel is exclusive, and another service subscribes to it.
+    #[error("channel {channel} is exclusive, and {service:?} subscribes to it")]
+    Exclusive {
+        /// The channel.
+        channel: String,
+        /// The service that has it.
+        service: String,
+    },
+    /// A channel cannot become exclusive.
+    #[error("channel {channel} cannot be exclusive: {services} services subscribe to it by name")]
+    Shared {
+        /// The channel.
+        channel: String,
+        /// How many have it.
+        services: u64,
+    },
+    /// A queue that the channel feeds holds as many as the channel's `x-max-length` allows.
+    #[error(
+        "channel {channel} is full: a subscription has {waiting} deliveries waiting, and x-max-length is {most}"
+    )]
+    ChannelFull {
+        /// The channel.
+        channel: String,
+        /// The most that wait in one queue.
+        waiting: u64,
+        /// The bound.
+        most: u64,
+    },
 }
 
 impl StoreError {

@@ -54,6 +54,8 @@ names! {
     SUB = "sub:";
     /// Streams `work:<id>:<rank>`: its queues, one per priority.
     WORK = "work:";
+    /// The one group on a queue.
+    GROUP = "g";
     /// Hashes `tries:<id>`: rank:entry → progress and attempts of deliveries that have failed.
     TRIES = "tries:";
     /// Sorted set: everything that waits for a time, by due time.
@@ -92,6 +94,12 @@ names! {
     CHANGES = "changes";
     /// Sorted set `<subscription> <change>` by time: changes that may not have reached their lane.
     UNAPPLIED = "unapplied";
+    /// Hash: tenant/channel → its settings.
+    SETTINGS = "channels";
+    /// Hash: tenant → how many channels it has configured.
+    CONFIGURED = "configured";
+    /// Hashes `named:<tenant>/<channel>`: subscription that names the channel → its service.
+    NAMED = "named:";
     /// Sorted set: living instances by when they were last heard.
     MEMBERS = "members";
     /// Hash: instance → its description.

@@ -12,7 +12,8 @@
 //! * [`keys`]: every key's name; partitions, lanes and the control tag, each one slot of Redis Cluster.
 //! * [`entry`]: the format in which a message lies in a stream, a contract between releases.
 //! * `partition`, `enqueue`, `delivery`, `dead`: the moves. `trace`: what they leave behind for people.
-//! * `control`: subscriptions' records and the stream of their changes; the members; the layout.
+//! * `control`, `channel`: subscriptions' records, channels' settings and the stream of their changes; the
+//!   members; the layout.
 //! * [`signals`]: telling whoever waits that something has happened.
 //! * `reader`: waiting for new entries of ingress and for ready tokens, without taking anything.
 //!
@@ -21,6 +22,7 @@
 
 pub mod keys;
 
+mod channel;
 pub mod config;
 mod control;
 mod dead;

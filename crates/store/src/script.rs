@@ -18,7 +18,7 @@ pub(crate) struct Script {
 }
 
 impl Script {
-    /// Puts the names, and for lane scripts the lane's prelude, behind the first line (`#!lua …`).
+    /// Puts the names, and what scripts of its kind begin with, behind the first line (`#!lua …`).
     fn new(source: &str, prelude: &str) -> Self {
         let (first, rest) = source.split_once('\n').unwrap_or((source, ""));
         let text = format!("{first}\n{}{prelude}{rest}", lua_names());
@@ -36,6 +36,7 @@ macro_rules! scripts {
 
 const LANE: &str = include_str!("lua/lane.lua");
 const HAND: &str = concat!(include_str!("lua/lane.lua"), include_str!("lua/hand.lua"));
+const CONTROL: &str = include_str!("lua/control.lua");
 
 scripts! {
     ACCEPT: "accept", "";
@@ -56,7 +57,8 @@ scripts! {
     LOCATE: "locate", LANE;
     REPLAY: "replay", LANE;
     PURGE: "purge", LANE;
-    SUBSCRIBE: "subscribe", "";
+    SUBSCRIBE: "subscribe", CONTROL;
+    CHANNEL: "channel", CONTROL;
     HEARTBEAT: "heartbeat", "";
     JOB: "job", "";
 }

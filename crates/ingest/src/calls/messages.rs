@@ -227,9 +227,11 @@ fn answer(
 
 /// Counts a refusal.
 pub(crate) fn counted<T>(app: &App, result: ApiResult<T>) -> ApiResult<T> {
-    if result.is_err() {
-        app.metrics.refused.inc();
-    }
+    match &result {
+        Err(error) if error.status.is_server_error() => app.metrics.unavailable.inc(),
+        Err(_) => app.metrics.refused.inc(),
+        Ok(_) => 0,
+    };
     result
 }
 
@@ -275,6 +277,8 @@ pub async fn publish_bulk(State(app): State<Arc<App>>, request: Request) -> ApiR
             check(wanted, &caller, &circumstances, app.limits())
         });
         match counted(&app, checked) {
+            // Nothing is known of channels yet: that is no fault of this one.
+            Err(error) if error.status.is_server_error() => return Err(error),
             Err(error) if bulk.fail_on_error => {
                 let mut error = error.at(index);
                 error.status = StatusCode::UNPROCESSABLE_ENTITY;
@@ -283,6 +287,11 @@ pub async fn publish_bulk(State(app): State<Arc<App>>, request: Request) -> ApiR
             }
             Err(error) => checks.push(Err(refused(raw, &error, app.clock.now_ms()))),
             Ok(checked) => checks.push(Ok(checked)),
+        }
+    }
+    if bulk.fail_on_error {
+        for (index, checked) in checks.iter().flatten().enumerate() {
+            app.gate.admit(&checked.channel()).await.map_err(|error| ApiError::from(error).at(index))?;
         }
     }
     let (results, away) = land(&app, checks).await;

@@ -1,6 +1,8 @@
 //! The calls, by what they are about.
 
 pub mod acknowledgments;
+pub mod channels;
+pub mod explain;
 pub mod health;
 pub mod message_queue;
 pub mod messages;

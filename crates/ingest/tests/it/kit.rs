@@ -207,6 +207,10 @@ impl Api {
         self.send(&ask("PATCH", path).json(body.to_string())).await
     }
 
+    pub async fn put(&self, path: &str, body: Value) -> Answer {
+        self.send(&ask("PUT", path).json(body.to_string())).await
+    }
+
     pub async fn delete(&self, path: &str) -> Answer {
         self.send(&ask("DELETE", path)).await
     }

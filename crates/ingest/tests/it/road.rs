@@ -1,9 +1,11 @@
 //! What a router and a worker do, move by move: for tests that must know where a delivery lies.
 
+#![allow(unreachable_pub, reason = "all of it is for the tests beside it")]
+
 use std::time::Duration;
 
 use postroad_model::{
-    delivery::{Attempt, Health, Hold, Outcome, Place, Verdict, judge},
+    delivery::{Attempt, Outcome, Verdict, judge},
     id::SubscriptionId,
     subscription::Subscription,
 };
@@ -79,13 +81,6 @@ impl Road {
         let sub = self.settings(&lease.subscription).await;
         let verdict = judge(&sub.retry, sub.auto_ack, lease.tries.progress, outcome, 0.0);
         self.put(me, lease, verdict, sub.ack_timeout).await
-    }
-
-    /// Puts a delivery somewhere.
-    pub async fn place(&self, me: &str, lease: Lease, place: Place) -> Settled {
-        let verdict =
-            Verdict { place, progress: lease.tries.progress, health: Health::Unknown, hold: Hold::No };
-        self.put(me, lease, verdict, 30).await
     }
 
     async fn put(&self, me: &str, lease: Lease, verdict: Verdict, ack_seconds: u64) -> Settled {

@@ -133,7 +133,7 @@ impl HeaderMatch {
 
 impl Condition {
     /// Whether some header of this name is as it should be.
-    fn holds(&self, headers: &Map<String, Value>) -> bool {
+    pub(super) fn holds(&self, headers: &Map<String, Value>) -> bool {
         headers.iter().any(|(name, value)| {
             name.eq_ignore_ascii_case(&self.name)
                 && self.value.as_deref().is_none_or(|expected| canonical(value).as_deref() == Some(expected))

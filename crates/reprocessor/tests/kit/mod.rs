@@ -313,6 +313,7 @@ fn message(id: &str, dies: &Dies) -> Message {
         service: ServiceName::new("shop").unwrap(),
         priority: Priority::Normal,
         persistent: true,
+        expires_after_ms: None,
         generation: 0,
         targets: Arc::from([]),
         trace: None,

@@ -47,6 +47,7 @@ fn message(
         service: ServiceName::new("s").unwrap(),
         priority: Priority::Normal,
         persistent: true,
+        expires_after_ms: None,
         generation: 0,
         targets: Arc::new([]),
         trace: None,

@@ -12,7 +12,7 @@
 --   held             behind its ordering key
 
 local P = KEYS[1]
-local G = 'g'
+local G = GROUP
 
 local function clock()
   local t = redis.call('TIME')

@@ -5,8 +5,8 @@
 -- ARGV     me, trace time to live in ms, failures in a row that open a circuit, ms for which they must
 --          have lasted, ms of a circuit's first opening, and of its longest; then, per subscription: id,
 --          number of deliveries, and per delivery: rank, id, lease number, size, ref, place, argument,
---          tries, trace line, and what it says of the subscriber: '+' well, '-' ill, then '@' and for how
---          many ms it is to be held, or '@gone'.
+--          tries, trace line ('' without an attempt), and what it says of the subscriber: '+' well, '-' ill,
+--          then '@' and for how many ms it is to be held, or '@gone'.
 --          Places: s settled, k awaiting its acknowledgment (ms to wait), l later (ms), a again,
 --          d dead (reason)
 -- Replies  { stale, next due, disabled, ready, notes }: outcomes that came from someone who no longer holds the
@@ -133,6 +133,8 @@ while at <= #ARGV do
           redis.call('XACK', key, G, id)
           redis.call('HDEL', P .. TRIES .. s.id, name)
         end
+        -- Without an attempt its death is all that there is to tell.
+        if line == '' then line = string.format('d %s %s %.0f\n', s.id, arg, now) end
       else
         forget_timers(s, rank, { id })
         if place == 'l' then

@@ -127,7 +127,7 @@ async fn many_that_expire_together_go_in_steps() {
     }
 }
 
-fn at_most(n: u32) -> Terms<'static> {
+fn at_most(n: u64) -> Terms<'static> {
     Terms { max_length: Some(n), ..Terms::default() }
 }
 

@@ -375,7 +375,7 @@ impl Road {
 pub struct Terms<'a> {
     pub lives_ms: Option<u64>,
     pub line: Option<&'a str>,
-    pub max_length: Option<u32>,
+    pub max_length: Option<u64>,
     pub priority: Priority,
 }
 
@@ -449,6 +449,7 @@ pub fn message(id: &str, priority: Priority) -> Message {
         service: ServiceName::new("shop").unwrap(),
         priority,
         persistent: true,
+        expires_after_ms: None,
         generation: 0,
         targets: Arc::from([]),
         trace: None,

@@ -10,6 +10,7 @@ mod apply;
 mod bounds;
 mod brake;
 mod chain;
+mod channel;
 mod copies;
 mod dead;
 mod faults;

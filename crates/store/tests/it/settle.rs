@@ -47,6 +47,7 @@ async fn each_verdict_moves_once() {
             road.check().await;
         }
         let trace = road.store.locate(0, at_ingress).await.unwrap().remove(0);
+        assert_eq!(trace.dead_reason(sub.id.as_str()).is_some(), place == DEAD, "told without an attempt");
         let now = road.now().await;
         match (&trace.located[0].lies, located) {
             (Lies::AwaitingAck(due), Lies::AwaitingAck(_)) => assert!((now..=now + 30_000).contains(due)),

@@ -73,6 +73,7 @@ fn event(subscription: &Subscription, entry: &OutboxEntry) -> Result<Message, Na
         service: ServiceName::new("postroad")?,
         priority: Priority::Normal,
         persistent: true,
+        expires_after_ms: None,
         generation: 0,
         targets: Arc::from([]),
         trace: None,
