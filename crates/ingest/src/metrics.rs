@@ -9,7 +9,7 @@ pub struct Metrics {
     pub accepted: Counter,
     /// Messages whose id was there before.
     pub duplicates: Counter,
-    /// Messages refused because something was wrong with them.
+    /// Messages refused because something was wrong with them, or their channel full.
     pub refused: Counter,
     /// Messages refused because Redis was away or full.
     pub unavailable: Counter,
@@ -24,7 +24,11 @@ impl Metrics {
             "Messages whose id was there before",
             self.duplicates.clone(),
         );
-        registry.register("postroad_messages_refused", "Messages with something wrong", self.refused.clone());
+        registry.register(
+            "postroad_messages_refused",
+            "Messages with something wrong, or whose channel was full",
+            self.refused.clone(),
+        );
         registry.register(
             "postroad_messages_unavailable",
             "Messages refused because Redis was away or full",

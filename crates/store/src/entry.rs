@@ -84,7 +84,8 @@ struct Header<'a> {
     content_encoding: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     ttl: Option<u64>,
-    /// Milliseconds after acceptance; what `ttl` says where there is none.
+    /// Milliseconds after acceptance; what `ttl` says where there is none. A reader that does not know it goes by
+    /// `ttl`, and delivers what only the channel bounds as if it did not.
     #[serde(rename = "exp", default, skip_serializing_if = "Option::is_none")]
     expires_after_ms: Option<u64>,
     /// Milliseconds since 1970.

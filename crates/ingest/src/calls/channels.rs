@@ -200,6 +200,8 @@ async fn infos(app: &App, tenant: &Tenant, names: &[ChannelName]) -> ApiResult<V
     let figures = figures_of(app, tenant, names).await?;
     let mut infos = Vec::with_capacity(names.len());
     for (name, figures) in names.iter().zip(&figures) {
+        // Every pattern is asked about every channel: others have their turn in between.
+        tokio::task::yield_now().await;
         let settings = app.channels.settings(tenant, name)?;
         let subscribers = app.channels.subscribers(tenant, name)?;
         let is_there =

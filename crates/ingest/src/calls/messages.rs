@@ -218,7 +218,8 @@ fn answer(
             }
         }
         Err(error) => {
-            app.metrics.unavailable.inc();
+            let is_ours = !matches!(error, StoreError::ChannelFull { .. });
+            if is_ours { &app.metrics.unavailable } else { &app.metrics.refused }.inc();
             return Err(error);
         }
     }
