@@ -56,7 +56,7 @@ pub async fn empty_forever(shared: Shared) {
         match empty(&shared, &lanes, &mut ill).await {
             // More than one look brings.
             Ok(Emptied { all: true, left: false }) => {
-                lanes.into_iter().for_each(|lane| shared.outbox.note(lane))
+                lanes.into_iter().for_each(|lane| shared.outbox.note(lane));
             }
             Ok(Emptied { left: false, .. }) => {}
             // Promoting tells of them again.

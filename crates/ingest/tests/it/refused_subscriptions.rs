@@ -176,8 +176,8 @@ fn wrong_patterns() -> Vec<(Value, Refused)> {
     ]
 }
 
-fn pulled(name: &str, value: Value) -> Value {
-    json!({ "service_name": "a", "channel": "a", name: value })
+fn pulled(name: &str, value: impl Into<Value>) -> Value {
+    json!({ "service_name": "a", "channel": "a", name: value.into() })
 }
 
 fn batches(format: &str) -> Value {
@@ -215,8 +215,8 @@ async fn creating() {
             json!({ "callback_url": "https://example.com", "channel": "a" }),
             field("service_name", "missing"),
         ),
-        ("pulled, auto_ack", pulled("auto_ack", json!(true)), field("auto_ack", "needs a callback_url")),
-        ("pulled, format", pulled("format", json!("raw")), field("format", "needs a callback_url")),
+        ("pulled, auto_ack", pulled("auto_ack", true), field("auto_ack", "needs a callback_url")),
+        ("pulled, format", pulled("format", "raw"), field("format", "needs a callback_url")),
         ("pulled, headers", pulled("headers", json!({ "a": "1" })), field("headers", "has none")),
         ("raw batches", batches("raw"), field("batch_size", "cannot go with format = \"raw\"")),
         (

@@ -225,7 +225,7 @@ async fn order_and_rate_hold_for_pullers_too() {
     let mut road = Road::new().await;
     let sub = road
         .subscribe(|sub| {
-            (sub.callback_url, sub.auto_ack, sub.ordered, sub.rate_limit) = (None, false, true, Some(1))
+            (sub.callback_url, sub.auto_ack, sub.ordered, sub.rate_limit) = (None, false, true, Some(1));
         })
         .await;
     road.queue_as(&sub, &[("a1", keyed("aa")), ("a2", keyed("aa")), ("b1", keyed("bb"))]).await;
