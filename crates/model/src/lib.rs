@@ -15,11 +15,13 @@
 //! * [`delivery`]: one message for one subscription: outcome in, verdict out.
 //! * [`signature`], [`egress`], [`trace_context`]: what a request to a subscriber must carry and must
 //!   never reach.
+//! * [`figures`]: what all of that adds up to.
 //!
 //! What is *not* here: how any of it is stored (`postroad-store`) or sent (`postroad-worker`).
 
 pub mod delivery;
 pub mod egress;
+pub mod figures;
 pub mod filter;
 pub mod glob;
 pub mod id;
