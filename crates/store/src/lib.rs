@@ -13,6 +13,7 @@
 //! * [`entry`]: the format in which a message lies in a stream, a contract between releases.
 //! * `partition`, `enqueue`, `delivery`, `dead`: the moves. `trace`: what they leave behind for people.
 //! * `control`: subscriptions' records and the stream of their changes; the members; the layout.
+//! * `figures`: what daemons have counted, added up by minute, by hour and in all.
 //! * `reader`: waiting for new entries of ingress and for ready tokens, without taking anything.
 //!
 //! What it guarantees: a method's effect takes place whole or not at all, and repeating it after an error
@@ -27,6 +28,7 @@ mod delivery;
 mod enqueue;
 pub mod entry;
 mod error;
+mod figures;
 mod job;
 mod lease;
 mod link;
@@ -50,6 +52,7 @@ pub use dead::{DeadLetter, DeadLetterId, DeadQueue, ReplayState, Replayed};
 pub use delivery::{Circuit, Promoted, Room, Settled, Settlement, Swept, Taken};
 pub use enqueue::{Enqueued, Link as ChainLink, Linked, Placed};
 pub use error::StoreError;
+pub use figures::{Flush, MOST_CHANNELS, Row, Scope, Tallied, Total};
 pub use job::{Job, JobState};
 pub use lease::{Lease, Tries};
 pub use link::LinkConfig;

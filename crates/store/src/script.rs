@@ -42,6 +42,7 @@ scripts! {
     RELEASE: "release", "";
     ROUTED: "routed", "";
     TRIM: "trim", "";
+    TALLY: "tally", "";
     ENQUEUE: "enqueue", LANE;
     TAKE: "take", LANE;
     SETTLE: "settle", LANE;

@@ -27,5 +27,6 @@ mod settle;
 mod subscribe;
 mod sweep;
 mod take;
+mod tally;
 mod trim;
 mod walk;
