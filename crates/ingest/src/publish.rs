@@ -294,6 +294,7 @@ impl Checked {
             remember: message.persistent || self.chosen,
             check: self.chosen,
             channel: format!("{}/{}", message.tenant, message.channel),
+            payload_bytes: message.payload.body.len(),
             entry: Entry::encode(message, compress_above),
         }
     }

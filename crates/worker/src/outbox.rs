@@ -5,7 +5,7 @@
 //! note goes. Each step may be repeated: the change is made only while the record still says active, and the
 //! event's id comes from the note.
 
-use std::{collections::HashSet, sync::Arc};
+use std::{collections::HashSet, sync::Arc, time::Instant};
 
 use bytes::Bytes;
 use postroad_model::{
@@ -15,11 +15,11 @@ use postroad_model::{
     subscription::{Status, Subscription},
     time::{Time, millis},
 };
-use postroad_store::{Acceptance, IdKey, OutboxEntry, StoreError, StreamId, entry::Entry};
+use postroad_store::{Acceptance, Accepted, IdKey, OutboxEntry, StoreError, StreamId, entry::Entry};
 use serde_json::json;
 use tracing::{debug, error, warn};
 
-use crate::shared::Shared;
+use crate::{figures, shared::Shared};
 
 /// The channel on which Postroad tells of itself.
 const EVENTS: &str = "postroad.events";
@@ -143,9 +143,15 @@ async fn publish(shared: &Shared, message: &Message) -> Result<(), StoreError> {
         remember: true,
         check: true,
         channel: format!("{}/{}", message.tenant, message.channel),
+        payload_bytes: message.payload.body.len(),
         entry: Entry::encode(message, usize::MAX),
     };
     let window_ms = millis(shared.config.retention);
+    let began = Instant::now();
     let mut answers = shared.store.accept(&[(partition, vec![acceptance])], window_ms).await?;
-    answers.pop().unwrap_or(Ok(Vec::new())).map(drop)
+    let accepted = answers.pop().unwrap_or(Ok(Vec::new()))?;
+    if matches!(accepted[..], [Accepted::Stored { .. }]) {
+        figures::published(shared, message, began.elapsed());
+    }
+    Ok(())
 }
