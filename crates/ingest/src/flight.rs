@@ -16,7 +16,8 @@ use std::{
     time::Duration,
 };
 
-use postroad_model::time::millis;
+use postroad_member::tally::Tally;
+use postroad_model::{figures::Count, time::millis};
 use postroad_store::{Acceptance, Accepted, Backoff, Store, StoreError};
 use tokio::{
     sync::{mpsc, oneshot},
@@ -40,6 +41,7 @@ pub type Landed = Vec<Result<Accepted, StoreError>>;
 
 struct Boarding {
     messages: Vec<(u16, Acceptance)>,
+    began: Instant,
     /// Until when it is waited for.
     deadline: Instant,
     landed: oneshot::Sender<Landed>,
@@ -51,17 +53,24 @@ pub struct Gate {
     boarding: mpsc::UnboundedSender<Boarding>,
     next: Arc<AtomicU16>,
     admission: Arc<Admission>,
+    tally: Tally,
     patience: Duration,
 }
 
 impl Gate {
     /// Opens it. The task ends when every gate is gone.
-    pub fn open(store: Store, admission: Arc<Admission>, window: Duration, patience: Duration) -> Self {
+    pub fn open(
+        store: Store,
+        admission: Arc<Admission>,
+        tally: Tally,
+        window: Duration,
+        patience: Duration,
+    ) -> Self {
         let (boarding, receiver) = mpsc::unbounded_channel();
         // Instances begin apart, so that they do not go round in step.
         let next = Arc::new(AtomicU16::new(rand::random::<u16>() % store.layout().partitions));
-        tokio::spawn(fly_forever(store, receiver, Arc::clone(&next), window));
-        Self { boarding, next, admission, patience }
+        tokio::spawn(fly_forever(store, tally.clone(), receiver, Arc::clone(&next), window));
+        Self { boarding, next, admission, tally, patience }
     }
 
     /// The partition that the next flight goes to.
@@ -69,16 +78,19 @@ impl Gate {
         self.next.load(Ordering::Relaxed)
     }
 
-    /// Stores messages, each in its partition. Returns once Redis holds them, or says why not.
+    /// Stores messages, each in its partition. Returns once Redis holds them, or says why not. Either way they are
+    /// counted on their channels, also where the caller has gone meanwhile.
     pub async fn store(&self, messages: Vec<(u16, Acceptance)>) -> Landed {
         let count = messages.len();
         if let Err(full) = self.admission.check() {
+            count_refused(&self.tally, &messages);
             return (0..count).map(|_| Err(full.clone())).collect();
         }
         let (landed, result) = oneshot::channel();
         let away = |why: &str| (0..count).map(|_| Err(StoreError::Unavailable(why.into()))).collect();
-        let deadline = Instant::now() + self.patience;
-        if self.boarding.send(Boarding { messages, deadline, landed }).is_err() {
+        let began = Instant::now();
+        let deadline = began + self.patience;
+        if self.boarding.send(Boarding { messages, began, deadline, landed }).is_err() {
             return away("stopping");
         }
         match timeout_at(deadline, result).await {
@@ -90,6 +102,7 @@ impl Gate {
 
 async fn fly_forever(
     store: Store,
+    tally: Tally,
     mut boarding: mpsc::UnboundedReceiver<Boarding>,
     next: Arc<AtomicU16>,
     window: Duration,
@@ -99,25 +112,82 @@ async fn fly_forever(
         next.store((next.load(Ordering::Relaxed) + 1) % store.layout().partitions, Ordering::Relaxed);
         let mut seats: Vec<(u16, Acceptance)> = Vec::new();
         let mut landings = Vec::new();
+        let mut tickets: Vec<Ticket> = Vec::new();
         let mut deadline = Instant::now();
         let mut bytes = 0;
         let mut party = Some(first);
-        while let Some(Boarding { messages, deadline: until, landed }) = party {
-            if !landed.is_closed() {
+        while let Some(Boarding { messages, began, deadline: until, landed }) = party {
+            if landed.is_closed() {
+                count_refused(&tally, &messages);
+            } else {
                 deadline = deadline.max(until);
                 bytes += messages.iter().map(|(_, message)| message.entry.size()).sum::<usize>();
                 landings.push((messages.len(), landed));
+                tickets.extend(messages.iter().map(|(_, message)| Ticket::of(message, began)));
                 seats.extend(messages);
             }
             let has_room = seats.len() < MOST && bytes < MOST_BYTES;
             party = if has_room { boarding.try_recv().ok() } else { None };
         }
-        let mut results = fly(&store, seats, window_ms, deadline).await.into_iter();
+        let results = fly(&store, seats, window_ms, deadline).await;
+        // Before anybody hears of it: who asks then finds it counted.
+        count_landed(&tally, &tickets, &results);
+        let mut results = results.into_iter();
         for (count, landed) in landings {
             // A caller that has gone does not mind.
             let _ = landed.send(results.by_ref().take(count).collect());
         }
     }
+}
+
+/// What is counted of a message.
+struct Ticket {
+    /// `<tenant>/<channel>`.
+    channel: String,
+    payload_bytes: usize,
+    /// Its id was the publisher's choice.
+    chosen: bool,
+    began: Instant,
+}
+
+impl Ticket {
+    fn of(message: &Acceptance, began: Instant) -> Self {
+        Self {
+            channel: message.channel.clone(),
+            payload_bytes: message.payload_bytes,
+            chosen: message.check,
+            began,
+        }
+    }
+}
+
+fn count_landed(tally: &Tally, tickets: &[Ticket], results: &[Result<Accepted, StoreError>]) {
+    let now = Instant::now();
+    tally.many(|counting| {
+        for (ticket, result) in tickets.iter().zip(results) {
+            let Ticket { channel, payload_bytes, chosen, began } = ticket;
+            let (tenant, channel) = channel.split_once('/').unwrap_or((channel, ""));
+            match result {
+                // It was counted when it was new. Where the id was made here, that is now: the first answer got lost.
+                Ok(Accepted::Duplicate { .. }) if *chosen => {}
+                Ok(_) => counting.on(tenant, channel, |figures| {
+                    let micros = now.saturating_duration_since(*began).as_micros();
+                    let bytes = u64::try_from(*payload_bytes).unwrap_or(u64::MAX);
+                    figures.published(bytes, u64::try_from(micros).unwrap_or(u64::MAX));
+                }),
+                Err(_) => counting.on(tenant, channel, |figures| figures.add(Count::PublishErrors, 1)),
+            }
+        }
+    });
+}
+
+fn count_refused(tally: &Tally, messages: &[(u16, Acceptance)]) {
+    tally.many(|counting| {
+        for (_, message) in messages {
+            let (tenant, channel) = message.channel.split_once('/').unwrap_or((&message.channel, ""));
+            counting.on(tenant, channel, |figures| figures.add(Count::PublishErrors, 1));
+        }
+    });
 }
 
 /// Flies until every message has landed or it is too late for all of them.

@@ -10,9 +10,11 @@
 pub mod admission;
 pub mod calls;
 pub mod config;
+pub mod figures;
 pub mod flight;
 pub mod metrics;
 pub mod publish;
+pub mod roster;
 pub mod subscribe;
 
 use std::{sync::Arc, time::Instant};
@@ -33,7 +35,7 @@ use postroad_daemon::{
     serve::{self, Serving},
     stop::Stop,
 };
-use postroad_member::life;
+use postroad_member::{life, tally::Tally};
 use postroad_store::Store;
 
 use admission::Admission;
@@ -41,6 +43,7 @@ use config::{Config, IngestConfig};
 use flight::Gate;
 use metrics::Metrics;
 use publish::Limits;
+use roster::Roster;
 
 /// How an API instance names itself among the living.
 pub const KIND: &str = "ingest";
@@ -55,6 +58,10 @@ pub struct App {
     pub config: IngestConfig,
     /// What is counted.
     pub metrics: Metrics,
+    /// What is counted of channels, for everybody to see.
+    pub tally: Tally,
+    /// How many subscriptions there are.
+    pub roster: Roster,
     /// This instance's clock.
     pub clock: Clock,
     /// When it started.
@@ -94,6 +101,8 @@ pub fn router(app: Arc<App>) -> Router {
         )
         .route("/v1/subscriptions/{id}/pause", post(calls::subscriptions::pause))
         .route("/v1/subscriptions/{id}/resume", post(calls::subscriptions::resume))
+        .route("/v1/channels/{name}/stats", get(calls::figures::channel_stats))
+        .route("/v1/metrics", get(calls::figures::metrics))
         .route("/health", get(calls::health::health))
         .method_not_allowed_fallback(no_such_method)
         .fallback(no_such_path)
@@ -111,17 +120,23 @@ pub async fn run(config: Config, context: Context) -> anyhow::Result<()> {
     metrics.register(&mut metrics_registry);
     let serving = Serving::new(&config.base.common.http, grace);
     serving.metrics.register(&mut metrics_registry);
+    let me = life::name_of(KIND);
+    let tally = Tally::open(store.clone(), me.clone());
+    tally.register(&mut metrics_registry);
     let admission = Arc::new(Admission::new(ingest_config.max_memory_percent));
     let app = Arc::new(App {
         gate: Gate::open(
             store.clone(),
             Arc::clone(&admission),
+            tally.clone(),
             ingest_config.retention,
             ingest_config.patience,
         ),
         store: store.clone(),
         config: ingest_config,
         metrics,
+        tally: tally.clone(),
+        roster: Roster::new(store.clone()),
         clock,
         started: Instant::now(),
     });
@@ -129,8 +144,9 @@ pub async fn run(config: Config, context: Context) -> anyhow::Result<()> {
     let side = side.method_not_allowed_fallback(no_such_method);
     let http = config.auth.guard(router(app).merge(side));
     readiness.set("redis", Err("not reached yet".into()));
-    let presence = tokio::spawn(be_present(store, admission, stop.clone(), readiness));
+    let presence = tokio::spawn(be_present(store, me, admission, stop.clone(), readiness));
     serve::serve(listener, http, serving, &stop).await;
+    tally.close().await;
     presence.await??;
     Ok(())
 }
@@ -138,12 +154,12 @@ pub async fn run(config: Config, context: Context) -> anyhow::Result<()> {
 /// Checks Redis, then says once a second that this instance lives and looks at how full Redis is.
 async fn be_present(
     store: Store,
+    me: String,
     admission: Arc<Admission>,
     stop: Stop,
     readiness: Readiness,
 ) -> anyhow::Result<()> {
     if life::prepared(&store, &stop).await? {
-        let me = life::name_of(KIND);
         tokio::join!(life::announce(&store, &me, KIND, &stop, &readiness), admission.watch(&store, &stop),);
         let _ = store.leave(&me).await;
     }

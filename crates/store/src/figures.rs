@@ -204,6 +204,25 @@ impl Store {
         Ok(names.iter().filter_map(|channel| ChannelName::new(channel).ok()).take(limit).collect())
     }
 
+    /// Whether something was published on a channel within the retention time, whether or not it has figures.
+    pub async fn is_active_channel(
+        &self,
+        tenant: &Tenant,
+        channel: &ChannelName,
+    ) -> Result<bool, StoreError> {
+        let mut pipeline = Pipeline::new();
+        for partition in 0..self.layout.partitions {
+            let key = self.keys.key(Tag::Partition(partition), keys::CHANNELS);
+            pipeline.cmd("ZSCORE").arg(key).arg(name(tenant, Some(channel)));
+        }
+        for answer in self.link.pipeline(&pipeline).await? {
+            if checked(answer)? != Value::Nil {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
     fn figures_key(&self, tenant: &Tenant, scope: Scope<'_>, prefix: &str) -> String {
         let channel = scope.channel();
         let tag = Tag::Partition(self.layout.partition_of_figures(tenant, channel));

@@ -14,6 +14,7 @@
 //! * `partition`, `enqueue`, `delivery`, `dead`: the moves. `trace`: what they leave behind for people.
 //! * `control`: subscriptions' records and the stream of their changes; the members; the layout.
 //! * `figures`: what daemons have counted, added up by minute, by hour and in all.
+//! * `waiting`: how far behind everything is.
 //! * `reader`: waiting for new entries of ingress and for ready tokens, without taking anything.
 //!
 //! What it guarantees: a method's effect takes place whole or not at all, and repeating it after an error
@@ -41,6 +42,7 @@ mod retry;
 mod script;
 mod stream_id;
 pub mod trace;
+mod waiting;
 
 use std::sync::Arc;
 
@@ -61,6 +63,7 @@ pub use partition::{Acceptance, Accepted, Claim, Claimed, IdKey, Routed, TRIM_MO
 pub use reader::{IngressReader, OutboxEntry, ReadyReader};
 pub use retry::Backoff;
 pub use stream_id::StreamId;
+pub use waiting::Waiting;
 
 use keys::{Keys, Tag};
 use link::Link;

@@ -4,6 +4,7 @@ mod bulk;
 mod callbacks;
 mod channels;
 mod deliveries;
+mod figures;
 mod health;
 mod kit;
 mod outage;
