@@ -114,3 +114,43 @@ async fn a_flush_that_is_given_up_counts_once() {
     let total = store.totals(&Tenant::single(), &[Scope::Channel(&orders)]).await.unwrap().remove(0);
     assert_eq!(total.unwrap().figures, expected);
 }
+
+/// What counting costs: `cargo test -p postroad-member --release -- --ignored --nocapture the_cost`.
+#[tokio::test]
+#[ignore = "a measurement"]
+async fn the_cost_of_counting() {
+    const TIMES: u32 = 1_000_000;
+    let redis = PrivateRedis::start().await.unwrap();
+    let (store, orders) = (store(&redis), ChannelName::new("orders").unwrap());
+    let (tally, tenant) = (Tally::open(store, "ingest-a".into()), Tenant::single());
+    let began = std::time::Instant::now();
+    for n in 0..u64::from(TIMES) {
+        tally.on(&tenant, Some(&orders), |figures| figures.published(1_000, 500 + n * 7 % 1_000));
+    }
+    println!("one message counted: {:?}", began.elapsed() / TIMES);
+    // A flush of one channel and its tenant: what it costs Redis.
+    let used = async || {
+        let info = redis.command(&["INFO", "commandstats"]).await.unwrap().text().unwrap();
+        let usec = |line: &str| line.split("usec=").nth(1)?.split(',').next()?.parse::<u64>().ok();
+        info.lines().filter(|line| line.starts_with("cmdstat_eval")).filter_map(usec).sum::<u64>()
+    };
+    tally.flush().await.unwrap();
+    for channels in [1u64, 20] {
+        let names: Vec<_> = (0..channels).map(|n| ChannelName::new(&format!("c.{n}")).unwrap()).collect();
+        let before = used().await;
+        for round in 0..500 {
+            for name in &names {
+                for n in 0..50 {
+                    tally.on(&Tenant::single(), Some(name), |figures| {
+                        figures.published(1_000, 500 + (round * 50 + n) * 7 % 1_000);
+                        figures.consume_time.record(900 + n * 31);
+                        figures.delivery_time.record(1 + n / 4);
+                    });
+                }
+            }
+            tally.flush().await.unwrap();
+        }
+        let (took, rows) = (used().await - before, 500 * (channels + 1));
+        println!("a flush of {} rows: {} µs of Redis a row", channels + 1, took / rows);
+    }
+}

@@ -1,6 +1,6 @@
 //! How far behind everything is: what the health call tells of partitions, queues and history.
 
-use redis::Pipeline;
+use redis::{Pipeline, Value};
 
 use crate::{
     Store, StreamId,
@@ -52,13 +52,13 @@ impl Store {
             pipeline.cmd("XRANGE").arg(key(keys::READY)).arg("-").arg("+").arg("COUNT").arg(1);
         }
         let mut waiting = Waiting::default();
-        let mut answers = self.link.pipeline(&pipeline).await?.into_iter().map(checked);
+        let mut answers = self.link.pipeline(&pipeline).await?.into_iter().map(told);
         let mut lanes = Vec::new();
         for lane in 0..self.layout.lanes {
-            let mut next = || answers.next().unwrap_or(Ok(redis::Value::Nil));
-            let live = count(&next()?)?;
+            let mut next = || answers.next().unwrap_or(Ok(Value::Nil));
+            let live = number(&next()?)?;
             waiting.subscriptions += live;
-            waiting.ready += count(&next()?)?;
+            waiting.ready += number(&next()?)?;
             if live > 0 {
                 lanes.push(lane);
             }
@@ -82,7 +82,7 @@ impl Store {
         }
         let mut lengths = Pipeline::new();
         for (lane, answer) in lanes.iter().zip(self.link.pipeline(&who).await?) {
-            for id in array(checked(answer)?)? {
+            for id in array(told(answer)?)? {
                 let id = text(id)?;
                 for rank in 0..4 {
                     let key = self.keys.key(Tag::Lane(*lane), &format!("{}{id}:{rank}", keys::WORK));
@@ -92,8 +92,7 @@ impl Store {
         }
         let mut queued = 0;
         for answer in self.link.pipeline(&lengths).await? {
-            // A key of another type is no queue.
-            queued += checked(answer).and_then(|length| count(&length)).unwrap_or(0);
+            queued += number(&told(answer)?)?;
         }
         Ok(queued)
     }
@@ -109,4 +108,16 @@ impl Store {
         }
         Ok(oldest)
     }
+}
+
+/// An answer; nothing where a key is of another type, which must not keep the rest from being told.
+fn told(answer: Value) -> Result<Value, StoreError> {
+    match checked(answer) {
+        Err(error) if !error.is_transient() => Ok(Value::Nil),
+        answer => answer,
+    }
+}
+
+fn number(value: &Value) -> Result<u64, StoreError> {
+    if *value == Value::Nil { Ok(0) } else { count(value) }
 }

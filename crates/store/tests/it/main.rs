@@ -29,4 +29,5 @@ mod sweep;
 mod take;
 mod tally;
 mod trim;
+mod waiting;
 mod walk;
