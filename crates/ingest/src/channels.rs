@@ -64,6 +64,11 @@ impl Channels {
         self.read(|known| known.subscribers(tenant, name))
     }
 
+    /// How many subscriptions a tenant has, and how many of them are active.
+    pub fn of_tenant(&self, tenant: &Tenant) -> Result<(u64, u64), StoreError> {
+        self.read(|known| known.of_tenant(tenant))
+    }
+
     /// The names of channels that have settings or a subscription that names them.
     pub fn names(&self, tenant: &Tenant) -> Result<Vec<ChannelName>, StoreError> {
         self.read(|known| known.names(tenant))

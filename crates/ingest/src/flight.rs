@@ -16,7 +16,8 @@ use std::{
     time::Duration,
 };
 
-use postroad_model::time::millis;
+use postroad_member::tally::Tally;
+use postroad_model::{figures::Count, time::millis};
 use postroad_store::{Acceptance, Accepted, Backoff, Store, StoreError};
 use tokio::{
     sync::{mpsc, oneshot},
@@ -40,6 +41,7 @@ pub type Landed = Vec<Result<Accepted, StoreError>>;
 
 struct Boarding {
     messages: Vec<(u16, Acceptance)>,
+    began: Instant,
     /// Until when it is waited for.
     deadline: Instant,
     landed: oneshot::Sender<Landed>,
@@ -52,6 +54,7 @@ pub struct Gate {
     next: Arc<AtomicU16>,
     admission: Arc<Admission>,
     channels: Channels,
+    tally: Tally,
     patience: Duration,
 }
 
@@ -61,14 +64,15 @@ impl Gate {
         store: Store,
         admission: Arc<Admission>,
         channels: Channels,
+        tally: Tally,
         window: Duration,
         patience: Duration,
     ) -> Self {
         let (boarding, receiver) = mpsc::unbounded_channel();
         // Instances begin apart, so that they do not go round in step.
         let next = Arc::new(AtomicU16::new(rand::random::<u16>() % store.layout().partitions));
-        tokio::spawn(fly_forever(store, receiver, Arc::clone(&next), window));
-        Self { boarding, next, admission, channels, patience }
+        tokio::spawn(fly_forever(store, tally.clone(), receiver, Arc::clone(&next), window));
+        Self { boarding, next, admission, channels, tally, patience }
     }
 
     /// The partition that the next flight goes to.
@@ -77,26 +81,35 @@ impl Gate {
     }
 
     /// Stores messages, each in its partition. Returns once Redis holds them, or says why not. Those whose
-    /// channel takes no more are refused, the others go.
+    /// channel takes no more are refused, the others go. Either way they are counted on their channels, also where
+    /// the caller has gone meanwhile.
     pub async fn store(&self, messages: Vec<(u16, Acceptance)>) -> Landed {
         let count = messages.len();
         if let Err(full) = self.admission.check() {
+            count_refused(&self.tally, &messages);
             return (0..count).map(|_| Err(full.clone())).collect();
         }
-        let deadline = Instant::now() + self.patience;
+        let began = Instant::now();
+        let deadline = began + self.patience;
         let Ok(refused) = timeout_at(deadline, self.refused(&messages)).await else {
             let late = || Err(StoreError::Unavailable("no answer in time".into()));
+            count_refused(&self.tally, &messages);
             return (0..count).map(|_| late()).collect();
         };
         if refused.iter().all(Option::is_none) {
-            return self.board(messages, deadline).await;
+            return self.board(messages, began, deadline).await;
         }
-        let admitted = messages.into_iter().zip(&refused).filter(|(_, refused)| refused.is_none());
-        let admitted: Vec<_> = admitted.map(|(message, _)| message).collect();
+        let (admitted, turned_away): (Vec<_>, Vec<_>) =
+            messages.into_iter().zip(&refused).partition(|(_, refused)| refused.is_none());
+        let all = |some: Vec<((u16, Acceptance), _)>| {
+            some.into_iter().map(|(message, _)| message).collect::<Vec<_>>()
+        };
+        let admitted = all(admitted);
+        count_refused(&self.tally, &all(turned_away));
         let mut landed = if admitted.is_empty() {
             Vec::new().into_iter()
         } else {
-            self.board(admitted, deadline).await.into_iter()
+            self.board(admitted, began, deadline).await.into_iter()
         };
         let unanswered = || Err(StoreError::Reply("a message without an answer".into()));
         let one = |refused: Option<_>| refused.map_or_else(|| landed.next().unwrap_or_else(unanswered), Err);
@@ -122,11 +135,11 @@ impl Gate {
     }
 
     /// Gets messages on the next flight, and waits for it to land.
-    async fn board(&self, messages: Vec<(u16, Acceptance)>, deadline: Instant) -> Landed {
+    async fn board(&self, messages: Vec<(u16, Acceptance)>, began: Instant, deadline: Instant) -> Landed {
         let count = messages.len();
         let (landed, result) = oneshot::channel();
         let away = |why: &str| (0..count).map(|_| Err(StoreError::Unavailable(why.into()))).collect();
-        if self.boarding.send(Boarding { messages, deadline, landed }).is_err() {
+        if self.boarding.send(Boarding { messages, began, deadline, landed }).is_err() {
             return away("stopping");
         }
         match timeout_at(deadline, result).await {
@@ -138,6 +151,7 @@ impl Gate {
 
 async fn fly_forever(
     store: Store,
+    tally: Tally,
     mut boarding: mpsc::UnboundedReceiver<Boarding>,
     next: Arc<AtomicU16>,
     window: Duration,
@@ -147,25 +161,82 @@ async fn fly_forever(
         next.store((next.load(Ordering::Relaxed) + 1) % store.layout().partitions, Ordering::Relaxed);
         let mut seats: Vec<(u16, Acceptance)> = Vec::new();
         let mut landings = Vec::new();
+        let mut tickets: Vec<Ticket> = Vec::new();
         let mut deadline = Instant::now();
         let mut bytes = 0;
         let mut party = Some(first);
-        while let Some(Boarding { messages, deadline: until, landed }) = party {
-            if !landed.is_closed() {
+        while let Some(Boarding { messages, began, deadline: until, landed }) = party {
+            if landed.is_closed() {
+                count_refused(&tally, &messages);
+            } else {
                 deadline = deadline.max(until);
                 bytes += messages.iter().map(|(_, message)| message.entry.size()).sum::<usize>();
                 landings.push((messages.len(), landed));
+                tickets.extend(messages.iter().map(|(_, message)| Ticket::of(message, began)));
                 seats.extend(messages);
             }
             let has_room = seats.len() < MOST && bytes < MOST_BYTES;
             party = if has_room { boarding.try_recv().ok() } else { None };
         }
-        let mut results = fly(&store, seats, window_ms, deadline).await.into_iter();
+        let results = fly(&store, seats, window_ms, deadline).await;
+        // Before anybody hears of it: who asks then finds it counted.
+        count_landed(&tally, &tickets, &results);
+        let mut results = results.into_iter();
         for (count, landed) in landings {
             // A caller that has gone does not mind.
             let _ = landed.send(results.by_ref().take(count).collect());
         }
     }
+}
+
+/// What is counted of a message.
+struct Ticket {
+    /// `<tenant>/<channel>`.
+    channel: String,
+    payload_bytes: usize,
+    /// Its id was the publisher's choice.
+    chosen: bool,
+    began: Instant,
+}
+
+impl Ticket {
+    fn of(message: &Acceptance, began: Instant) -> Self {
+        Self {
+            channel: message.channel.clone(),
+            payload_bytes: message.payload_bytes,
+            chosen: message.check,
+            began,
+        }
+    }
+}
+
+fn count_landed(tally: &Tally, tickets: &[Ticket], results: &[Result<Accepted, StoreError>]) {
+    let now = Instant::now();
+    tally.many(|counting| {
+        for (ticket, result) in tickets.iter().zip(results) {
+            let Ticket { channel, payload_bytes, chosen, began } = ticket;
+            let (tenant, channel) = channel.split_once('/').unwrap_or((channel, ""));
+            match result {
+                // It was counted when it was new. Where the id was made here, that is now: the first answer got lost.
+                Ok(Accepted::Duplicate { .. }) if *chosen => {}
+                Ok(_) => counting.on(tenant, channel, |figures| {
+                    let micros = now.saturating_duration_since(*began).as_micros();
+                    let bytes = u64::try_from(*payload_bytes).unwrap_or(u64::MAX);
+                    figures.published(bytes, u64::try_from(micros).unwrap_or(u64::MAX));
+                }),
+                Err(_) => counting.on(tenant, channel, |figures| figures.add(Count::PublishErrors, 1)),
+            }
+        }
+    });
+}
+
+fn count_refused(tally: &Tally, messages: &[(u16, Acceptance)]) {
+    tally.many(|counting| {
+        for (_, message) in messages {
+            let (tenant, channel) = message.channel.split_once('/').unwrap_or((&message.channel, ""));
+            counting.on(tenant, channel, |figures| figures.add(Count::PublishErrors, 1));
+        }
+    });
 }
 
 /// Flies until every message has landed or it is too late for all of them.

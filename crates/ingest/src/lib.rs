@@ -14,6 +14,7 @@ pub mod calls;
 pub mod channels;
 pub mod config;
 pub mod deliveries;
+pub mod figures;
 pub mod flight;
 pub mod metrics;
 pub mod publish;
@@ -37,7 +38,7 @@ use postroad_daemon::{
     serve::{self, Serving},
     stop::Stop,
 };
-use postroad_member::life;
+use postroad_member::{life, tally::Tally};
 use postroad_store::Store;
 
 use admission::Admission;
@@ -62,6 +63,8 @@ pub struct App {
     pub config: IngestConfig,
     /// What is counted.
     pub metrics: Metrics,
+    /// What is counted of channels, for everybody to see.
+    pub tally: Tally,
     /// This instance's clock.
     pub clock: Clock,
     /// When it started.
@@ -113,6 +116,8 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/v1/subscriptions/{id}/ack", post(calls::acknowledgments::acknowledge_batch))
         .route("/v1/subscriptions/{id}/pause", post(calls::subscriptions::pause))
         .route("/v1/subscriptions/{id}/resume", post(calls::subscriptions::resume))
+        .route("/v1/channels/{name}/stats", get(calls::figures::channel_stats))
+        .route("/v1/metrics", get(calls::figures::metrics))
         .route("/health", get(calls::health::health))
         .merge(calls::message_queue::router())
         .method_not_allowed_fallback(no_such_method)
@@ -131,6 +136,9 @@ pub async fn run(config: Config, context: Context) -> anyhow::Result<()> {
     metrics.register(&mut metrics_registry);
     let serving = Serving::new(&config.base.common.http, grace);
     serving.metrics.register(&mut metrics_registry);
+    let me = life::name_of(KIND);
+    let tally = Tally::open(store.clone(), me.clone());
+    tally.register(&mut metrics_registry);
     let admission = Arc::new(Admission::new(ingest_config.max_memory_percent));
     let channels = Channels::new(store.clone());
     let app = Arc::new(App {
@@ -138,6 +146,7 @@ pub async fn run(config: Config, context: Context) -> anyhow::Result<()> {
             store.clone(),
             Arc::clone(&admission),
             channels.clone(),
+            tally.clone(),
             ingest_config.retention,
             ingest_config.patience,
         ),
@@ -145,6 +154,7 @@ pub async fn run(config: Config, context: Context) -> anyhow::Result<()> {
         channels: channels.clone(),
         config: ingest_config,
         metrics,
+        tally: tally.clone(),
         clock,
         started: Instant::now(),
         stop: stop.clone(),
@@ -153,8 +163,9 @@ pub async fn run(config: Config, context: Context) -> anyhow::Result<()> {
     let side = side.method_not_allowed_fallback(no_such_method);
     let http = config.auth.guard(router(app).merge(side));
     readiness.set("redis", Err("not reached yet".into()));
-    let presence = tokio::spawn(be_present(store, admission, channels, stop.clone(), readiness));
+    let presence = tokio::spawn(be_present(store, me, admission, channels, stop.clone(), readiness));
     serve::serve(listener, http, serving, &stop).await;
+    tally.close().await;
     presence.await??;
     Ok(())
 }
@@ -163,13 +174,13 @@ pub async fn run(config: Config, context: Context) -> anyhow::Result<()> {
 /// changed about channels.
 async fn be_present(
     store: Store,
+    me: String,
     admission: Arc<Admission>,
     channels: Channels,
     stop: Stop,
     readiness: Readiness,
 ) -> anyhow::Result<()> {
     if life::prepared(&store, &stop).await? {
-        let me = life::name_of(KIND);
         tokio::join!(
             life::announce(&store, &me, KIND, &stop, &readiness),
             admission.watch(&store, &stop),

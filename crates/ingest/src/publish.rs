@@ -314,6 +314,7 @@ impl Checked {
             remember: message.persistent || self.chosen,
             check: self.chosen,
             channel: self.channel(),
+            payload_bytes: message.payload.body.len(),
             entry: Entry::encode(message, compress_above),
         }
     }

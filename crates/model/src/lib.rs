@@ -16,6 +16,7 @@
 //! * [`delivery`]: one message for one subscription: outcome in, verdict out.
 //! * [`signature`], [`egress`], [`trace_context`]: what a request to a subscriber must carry and must
 //!   never reach.
+//! * [`figures`]: what all of that adds up to.
 //!
 //! What is *not* here: how any of it is stored (`postroad-store`) or sent (`postroad-worker`).
 
@@ -23,6 +24,7 @@ pub mod channel;
 pub mod dead_letter;
 pub mod delivery;
 pub mod egress;
+pub mod figures;
 pub mod filter;
 pub mod glob;
 pub mod id;

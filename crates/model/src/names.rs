@@ -2,7 +2,7 @@
 //!
 //! Each type holds a checked name; a value of it can be used without looking again.
 
-use std::{fmt, str::FromStr, sync::Arc};
+use std::{borrow::Borrow, fmt, str::FromStr, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
@@ -36,6 +36,12 @@ macro_rules! name_type {
 
             /// The name itself.
             pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl Borrow<str> for $name {
+            fn borrow(&self) -> &str {
                 &self.0
             }
         }

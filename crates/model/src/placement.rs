@@ -47,6 +47,11 @@ impl Layout {
         }
     }
 
+    /// The partition in which the figures of a channel lie, or those of the tenant as a whole.
+    pub fn partition_of_figures(self, tenant: &Tenant, channel: Option<&ChannelName>) -> u16 {
+        self.fold(&[tenant.as_str(), channel.map_or("", ChannelName::as_str)], self.partitions)
+    }
+
     /// The lane of a subscription.
     pub fn lane_of(self, subscription: &SubscriptionId) -> u16 {
         self.fold(&[subscription.as_str()], self.lanes)

@@ -21,7 +21,10 @@ pub mod route;
 use std::sync::Arc;
 
 use postroad_daemon::{health::Readiness, metrics::registry, process::Context, stop::Stop};
-use postroad_member::life::{self, Side};
+use postroad_member::{
+    life::{self, Side},
+    tally::Tally,
+};
 use postroad_store::Store;
 use serde_json::Value;
 use tracing::{info, warn};
@@ -43,13 +46,21 @@ pub async fn run(config: Config, context: Context) -> anyhow::Result<()> {
     let mut registry = registry(program.version);
     let metrics = Metrics::default();
     metrics.register(&mut registry);
+    let me = life::name_of(KIND);
+    let tally = Tally::open(store.clone(), me.clone());
+    tally.register(&mut registry);
     let side = Side::serve(listener, readiness.clone(), registry, &config.base.common.http, grace);
 
     if life::prepared(&store, &stop).await? {
-        let me = life::name_of(KIND);
         let holdings = Arc::new(Holdings::default());
-        let mut router =
-            Router::new(store.clone(), me.clone(), router_config.clone(), Arc::clone(&holdings), metrics);
+        let mut router = Router::new(
+            store.clone(),
+            me.clone(),
+            router_config.clone(),
+            Arc::clone(&holdings),
+            metrics,
+            tally.clone(),
+        );
         let keeper =
             tokio::spawn(keep(store.clone(), me.clone(), router_config, holdings, stop.clone(), readiness));
         router.run(stop.requested()).await;
@@ -58,6 +69,7 @@ pub async fn run(config: Config, context: Context) -> anyhow::Result<()> {
             warn!("left without releasing the partitions; another router takes them over after the lease");
         }
         keeper.await?;
+        tally.close().await;
         let _ = store.leave(&me).await;
     }
     side.end().await

@@ -8,7 +8,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use postroad_model::{channel::ChannelSettings, message::Message, subscription::Subscription, time::millis};
+use postroad_member::tally::Tally;
+use postroad_model::{
+    channel::ChannelSettings, figures::Count, message::Message, subscription::Subscription, time::millis,
+};
 use postroad_store::{
     Backoff, IngressReader, Linked, Routed, Store, StoreError, StreamId,
     entry::{Accepted, EntryError},
@@ -44,6 +47,7 @@ pub struct Router {
     config: RouterConfig,
     holdings: Arc<Holdings>,
     metrics: Metrics,
+    tally: Tally,
     catalog: Option<Catalog>,
     roads: BTreeMap<u16, Road>,
     /// Lanes that did not take their entries, and when they are asked again.
@@ -66,6 +70,7 @@ impl Router {
         config: RouterConfig,
         holdings: Arc<Holdings>,
         metrics: Metrics,
+        tally: Tally,
     ) -> Self {
         Self {
             store,
@@ -73,6 +78,7 @@ impl Router {
             config,
             holdings,
             metrics,
+            tally,
             catalog: None,
             roads: BTreeMap::new(),
             ill: BTreeMap::new(),
@@ -260,6 +266,9 @@ impl Router {
                     let matched: usize = parcels.iter().map(|(_, parcel)| parcel.to.len()).sum();
                     if matched == 0 {
                         self.metrics.unroutable.inc();
+                        self.tally.on(&message.tenant, Some(&message.channel), |figures| {
+                            figures.add(Count::Unroutable, 1);
+                        });
                     }
                     self.metrics.enqueued.inc_by(u64::try_from(matched).unwrap_or(0));
                     parcels

@@ -199,9 +199,10 @@ impl Store {
     }
 
     /// Redis's clock, in milliseconds.
-    async fn clock(&self) -> Result<u64, StoreError> {
+    pub async fn clock(&self) -> Result<u64, StoreError> {
         let mut parts = array(self.link.command(&redis::cmd("TIME")).await?)?.into_iter();
-        Ok(count(&parts.next().unwrap_or_default())? * 1_000)
+        let mut next = || count(&parts.next().unwrap_or_default());
+        Ok(next()? * 1_000 + next()? / 1_000)
     }
 
     async fn subscribe(

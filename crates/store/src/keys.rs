@@ -44,6 +44,16 @@ names! {
     CHANNELS = "channels";
     /// Stream: entries of ingress that nobody could decode.
     QUARANTINE = "dead";
+    /// Hashes `figures:minutes:<hour>:<tenant>/<channel>`: minute of the hour → figures. No channel: the tenant's.
+    FIGURES_MINUTES = "figures:minutes:";
+    /// Hashes `figures:hours:<four days>:<tenant>/<channel>`: hour of the four days → figures.
+    FIGURES_HOURS = "figures:hours:";
+    /// Hashes `figures:total:<tenant>/<channel>`: figures since first use, first use, last activity.
+    FIGURES_TOTAL = "figures:total:";
+    /// Sorted sets `figures:channels:<tenant>`: channels that have figures here, by last activity.
+    FIGURES_CHANNELS = "figures:channels:";
+    /// Strings `figures:by:<instance>`: the last flush of an instance that was added here.
+    FIGURES_BY = "figures:by:";
 
     // A lane.
     /// Hash: partition → the highest ingress id that this lane has taken.

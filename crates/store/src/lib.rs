@@ -14,6 +14,8 @@
 //! * `partition`, `enqueue`, `delivery`, `dead`: the moves. `trace`: what they leave behind for people.
 //! * `control`, `channel`: subscriptions' records, channels' settings and the stream of their changes; the
 //!   members; the layout.
+//! * `figures`: what daemons have counted, added up by minute, by hour and in all.
+//! * `waiting`: how far behind everything is.
 //! * [`signals`]: telling whoever waits that something has happened.
 //! * `reader`: waiting for new entries of ingress and for ready tokens, without taking anything.
 //!
@@ -30,6 +32,7 @@ mod delivery;
 mod enqueue;
 pub mod entry;
 mod error;
+mod figures;
 mod job;
 mod lease;
 mod link;
@@ -45,6 +48,7 @@ mod script;
 pub mod signals;
 mod stream_id;
 pub mod trace;
+mod waiting;
 
 use std::sync::Arc;
 
@@ -56,6 +60,7 @@ pub use dead::{DeadLetter, DeadLetterId, DeadQueue, ReplayState, Replayed};
 pub use delivery::{Circuit, Promoted, Room, Settled, Settlement, Swept, Taken};
 pub use enqueue::{Enqueued, Link as ChainLink, Linked, Placed, line_of};
 pub use error::StoreError;
+pub use figures::{Flush, MOST_CHANNELS, Row, Scope, Tallied, Total};
 pub use job::{Job, JobState};
 pub use lease::{Lease, Tries};
 pub use link::LinkConfig;
@@ -67,6 +72,7 @@ pub use reader::{IngressReader, ReadyReader};
 pub use retry::Backoff;
 pub use signals::{Signal, Signals};
 pub use stream_id::StreamId;
+pub use waiting::Waiting;
 
 use keys::{Keys, Tag};
 use link::Link;

@@ -81,6 +81,8 @@ pub struct Acceptance {
     pub check: bool,
     /// `<tenant>/<channel>`.
     pub channel: String,
+    /// Bytes of the payload as it was published: for whoever counts.
+    pub payload_bytes: usize,
     /// The entry.
     pub entry: Entry,
 }

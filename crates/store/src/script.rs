@@ -44,6 +44,7 @@ scripts! {
     RELEASE: "release", "";
     ROUTED: "routed", "";
     TRIM: "trim", "";
+    TALLY: "tally", "";
     ENQUEUE: "enqueue", LANE;
     TAKE: "take", HAND;
     PULL: "pull", HAND;

@@ -16,6 +16,7 @@ use tracing::{debug, error};
 
 use crate::{
     client::NoAnswer,
+    figures,
     metrics::{AttemptEnd, AttemptLabels, DeadLabels},
     places::Place,
     request,
@@ -35,7 +36,13 @@ pub const UNREADABLE_WAIT: Duration = Duration::from_secs(5);
 pub async fn deliver(shared: Shared, lease: Lease, target: Arc<Target>, place: Place) {
     let message = match lease.entry.decode() {
         Ok(message) => message,
-        Err(error) => return shared.settle(unreadable(&shared, lease, &error), Some(place)),
+        Err(error) => {
+            let settlement = unreadable(&shared, lease, &error);
+            if matches!(settlement.verdict.place, Goes::Dead(_)) {
+                figures::undecodable(&shared, &target);
+            }
+            return shared.settle(settlement, Some(place));
+        }
     };
     // Begun now it might come when another worker has it already.
     let settlement = if lease.since.elapsed() > shared.config.latest_start {
@@ -50,6 +57,7 @@ pub async fn deliver(shared: Shared, lease: Lease, target: Arc<Target>, place: P
 async fn attempt(shared: &Shared, lease: Lease, target: &Target, message: &Message) -> Settlement {
     let subscription = &target.subscription;
     let expired = lease.expires_ms.is_some_and(|at| at <= shared.redis_now_ms());
+    let began = Instant::now();
     let (outcome, attempt) =
         if expired { (Outcome::Expired, None) } else { send(shared, &lease, target, message).await };
     let mut verdict = judge(
@@ -63,6 +71,7 @@ async fn attempt(shared: &Shared, lease: Lease, target: &Target, message: &Messa
         verdict.place = Goes::Later { delay_ms: EXHAUSTED_WAIT_MS };
     }
     count(shared, &outcome, verdict.place);
+    figures::attempted(shared, &lease, message, &outcome, &verdict, began.elapsed());
     debug!(
         message.id = %message.id,
         subscription.id = %subscription.id,

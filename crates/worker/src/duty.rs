@@ -23,6 +23,7 @@ use tracing::{error, info, warn};
 
 use crate::{
     deliver::{UNREADABLE_WAIT, count},
+    figures,
     shared::Shared,
     targets::Known,
 };
@@ -190,6 +191,7 @@ pub async fn judge_all(shared: &Shared, leases: Vec<Lease>, outcome: &Outcome) -
             (attempt, ack_timeout) = (None, UNREADABLE_WAIT);
         }
         count(shared, outcome, verdict.place);
+        figures::unattempted(shared, &lease, outcome, &verdict);
         shared.settle(Settlement { lease, verdict, attempt, ack_timeout }, None);
     }
     Ok(())

@@ -15,6 +15,7 @@ pub mod client;
 pub mod config;
 pub mod deliver;
 pub mod duty;
+pub mod figures;
 pub mod lanes;
 pub mod metrics;
 pub mod outage;
@@ -31,12 +32,16 @@ pub mod targets;
 use std::time::Duration;
 
 use postroad_daemon::{
+    clock::Clock,
     health::Readiness,
     metrics::registry,
     process::{Context, descriptors},
     stop::Stop,
 };
-use postroad_member::life::{self, Side};
+use postroad_member::{
+    life::{self, Side},
+    tally::Tally,
+};
 use postroad_store::Store;
 use tokio::{sync::mpsc, task::JoinSet};
 use tracing::{info, warn};
@@ -62,22 +67,32 @@ pub async fn run(config: Config, context: Context) -> anyhow::Result<()> {
     let mut registry = registry(program.version);
     let metrics = Metrics::default();
     metrics.register(&mut registry);
+    let tally = Tally::open(store.clone(), life::name_of(duty::KIND));
+    tally.register(&mut registry);
     let side = Side::serve(listener, readiness.clone(), registry, &config.base.common.http, grace);
     if life::prepared(&store, &stop).await? {
-        work(store, worker_config, metrics, clock, stop, grace, readiness).await?;
+        let life = Life { clock, stop, grace, readiness };
+        work(store, worker_config, metrics, tally, life).await?;
     }
     side.end().await
+}
+
+/// What a process gives its worker.
+struct Life {
+    clock: Clock,
+    stop: Stop,
+    grace: Duration,
+    readiness: Readiness,
 }
 
 async fn work(
     store: Store,
     config: WorkerConfig,
     metrics: Metrics,
-    clock: postroad_daemon::clock::Clock,
-    stop: Stop,
-    grace: Duration,
-    readiness: Readiness,
+    tally: Tally,
+    life: Life,
 ) -> anyhow::Result<()> {
+    let Life { clock, stop, grace, readiness } = life;
     let me = format!("w-{:012x}", rand::random::<u64>() & 0xffff_ffff_ffff);
     let (settlements, outgoing) = mpsc::unbounded_channel();
     let callbacks = Callbacks::new(
@@ -99,6 +114,7 @@ async fn work(
         config,
         callbacks,
         metrics,
+        tally,
         settlements,
         clock,
     });
@@ -147,6 +163,7 @@ async fn leave(
         Ok(given) => info!(given, "gave back what was left"),
         Err(error) => warn!(%error, "could not give back what was left; it is reclaimed after its lease"),
     }
+    shared.tally.close().await;
     let _ = shared.store.leave(&duty::member_name(&shared.me)).await;
     settling.abort();
 }

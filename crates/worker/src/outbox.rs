@@ -9,15 +9,15 @@ mod disabled;
 use std::{
     collections::{BTreeSet, HashSet},
     sync::{Mutex, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use postroad_model::{message::Message, time::millis};
-use postroad_store::{Acceptance, IdKey, OutboxEntry, Store, StoreError, StreamId, entry::Entry};
+use postroad_store::{Acceptance, Accepted, IdKey, OutboxEntry, Store, StoreError, StreamId, entry::Entry};
 use tokio::sync::Notify;
 use tracing::{debug, error};
 
-use crate::shared::Shared;
+use crate::{figures, shared::Shared};
 
 /// The lanes whose outboxes are known to hold something: promoting and settling say so.
 #[derive(Default)]
@@ -138,9 +138,15 @@ async fn publish(shared: &Shared, message: &Message) -> Result<(), StoreError> {
         remember: true,
         check: true,
         channel: format!("{}/{}", message.tenant, message.channel),
+        payload_bytes: message.payload.body.len(),
         entry: Entry::encode(message, usize::MAX),
     };
     let window_ms = millis(shared.config.retention);
+    let began = Instant::now();
     let mut answers = shared.store.accept(&[(partition, vec![acceptance])], window_ms).await?;
-    answers.pop().unwrap_or(Ok(Vec::new())).map(drop)
+    let accepted = answers.pop().unwrap_or(Ok(Vec::new()))?;
+    if matches!(accepted[..], [Accepted::Stored { .. }]) {
+        figures::published(shared, message, began.elapsed());
+    }
+    Ok(())
 }

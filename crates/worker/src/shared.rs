@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use postroad_daemon::clock::Clock;
+use postroad_member::tally::Tally;
 use postroad_store::Store;
 use tokio::sync::mpsc;
 
@@ -50,6 +51,8 @@ pub struct Inner {
     pub callbacks: Callbacks,
     /// What is counted.
     pub metrics: Metrics,
+    /// What is counted of channels, for everybody to see.
+    pub tally: Tally,
     /// Where settlements go.
     pub settlements: mpsc::UnboundedSender<Outgoing>,
     /// This worker's clock.

@@ -17,15 +17,16 @@ use postroad_api::{
 };
 use postroad_model::{
     channel::{Arguments, ChannelSettings},
+    figures::Count,
     matching::ChannelType,
     names::{ChannelName, Tenant},
     time::Time,
 };
-use postroad_store::StoreError;
+use postroad_store::{Scope, StoreError};
 use serde::{Deserialize, Deserializer, Serialize, de::Error};
 use serde_json::{Map, Value};
 
-use crate::{App, channels::Subscribers};
+use crate::{App, channels::Subscribers, figures};
 
 /// The most bytes of a request.
 const MAX_BODY: usize = 64 << 10;
@@ -108,10 +109,7 @@ pub async fn list(State(app): State<Arc<App>>, uri: Uri) -> ApiResult<Json<Chann
     let after =
         after.map(|after| ChannelName::new(&after).map_err(|_| page::strange_cursor())).transpose()?;
     let tenant = app.caller().tenant;
-    app.channels.follow().await?;
-    let used = app.store.active_channels(&tenant, 0).await?;
-    let mut names: BTreeSet<ChannelName> = app.channels.names(&tenant)?.into_iter().collect();
-    names.extend(used.iter().filter_map(|name| ChannelName::new(name).ok()));
+    let names = all_names(&app, &tenant).await?;
     let mut names: Vec<ChannelName> =
         names.into_iter().filter(|name| after.as_ref().is_none_or(|after| name > after)).collect();
     let more = names.len() > limit;
@@ -119,6 +117,16 @@ pub async fn list(State(app): State<Arc<App>>, uri: Uri) -> ApiResult<Json<Chann
     let next_cursor = names.last().filter(|_| more).map(|last| page::cursor(last.as_str()));
     let channels = infos(&app, &tenant, &names).await?.into_iter().flatten().collect();
     Ok(Json(ChannelList { channels, next_cursor }))
+}
+
+/// The names of a tenant's channels: configured, subscribed to by name, or used within 90 days.
+pub(super) async fn all_names(app: &App, tenant: &Tenant) -> ApiResult<BTreeSet<ChannelName>> {
+    app.channels.follow().await?;
+    let mut names: BTreeSet<ChannelName> = app.channels.names(tenant)?.into_iter().collect();
+    names.extend(figures::channels(app, tenant, None, usize::MAX).await?);
+    let published = app.store.active_channels(tenant, 0).await?;
+    names.extend(published.iter().filter_map(|name| ChannelName::new(name).ok()));
+    Ok(names)
 }
 
 /// `GET /v1/channels/{name}`
@@ -245,13 +253,22 @@ struct Figures {
 
 /// What is known of channels' use, in the order asked for. The one place where it is found.
 async fn figures_of(app: &App, tenant: &Tenant, names: &[ChannelName]) -> ApiResult<Vec<Figures>> {
-    let last = app.store.last_publishes(tenant, names).await?;
-    Ok(last
+    let scopes: Vec<Scope<'_>> = names.iter().map(Scope::Channel).collect();
+    let totals = figures::totals(app, tenant, &scopes).await?;
+    let published = app.store.last_publishes(tenant, names).await?;
+    Ok(totals
         .into_iter()
-        .map(|at_ms| {
-            let last_activity = at_ms.map(Time::from_millis);
-            // MERGE: the count and the first use are the statistics'; until they are here, nothing counts.
-            Figures { message_count: 0, last_activity, first_use: last_activity }
+        .zip(published)
+        .map(|(total, published_ms)| {
+            // A channel that is one of too many has no figures, and yet was published on.
+            let last_ms = total.as_ref().and_then(|total| total.last_ms).max(published_ms);
+            let first_ms =
+                total.as_ref().filter(|total| total.last_ms.is_some()).map(|total| total.created_ms);
+            Figures {
+                message_count: total.map_or(0, |total| total.figures[Count::Published]),
+                last_activity: last_ms.map(Time::from_millis),
+                first_use: first_ms.or(published_ms).map(Time::from_millis),
+            }
         })
         .collect())
 }

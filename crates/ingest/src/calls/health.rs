@@ -1,6 +1,6 @@
 //! `GET /health`.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use axum::{
     Json,
@@ -10,88 +10,250 @@ use axum::{
 };
 use postroad_model::{
     id::{Kind, mint},
-    time::{Time, millis},
+    time::Time,
 };
-use postroad_store::{Member, Server, StoreError};
-use serde_json::{Value, json};
+use postroad_store::{Member, Server, StoreError, Waiting};
+use serde::{Deserialize, Serialize};
 
-use crate::App;
+use crate::{App, calls::figures::active_channels};
 
-/// `HealthResponse`, with every live instance, what waits to be routed, and which durability is in force.
-pub async fn health(State(app): State<Arc<App>>) -> Response {
-    let now_ms = app.clock.now_ms();
-    let mut body = json!({
-        "status": "healthy",
-        "timestamp": Time::from_millis(now_ms),
-        "redis_connected": true,
-        "active_subscriptions": 0,
-        "active_channels": 0,
-        "uptime_seconds": app.started.elapsed().as_secs_f64(),
-        "version": env!("CARGO_PKG_VERSION"),
-        "environment": app.config.environment,
-        "service_name": "postroad",
-        "error": null,
-        "correlation_id": mint(Kind::Request, now_ms, rand::random()),
-    });
-    match look(&app, now_ms).await {
-        Ok(seen) => {
-            for (name, value) in seen {
-                body[name] = value;
-            }
-            (StatusCode::OK, Json(body)).into_response()
-        }
-        Err(error) => {
-            body["status"] = json!("unhealthy");
-            body["redis_connected"] = json!(false);
-            body["error"] = json!(error.to_string());
-            (StatusCode::SERVICE_UNAVAILABLE, Json(body)).into_response()
-        }
+/// `HealthResponse`, and how everything that is needed is doing.
+#[derive(Debug, Serialize)]
+pub struct HealthResponse {
+    /// `healthy`, `degraded` where a kind of daemon is missing, `unhealthy` where Redis is.
+    pub status: &'static str,
+    /// When this was answered.
+    pub timestamp: Time,
+    /// Whether Redis answered.
+    pub redis_connected: bool,
+    /// Subscriptions that get deliveries now.
+    pub active_subscriptions: u64,
+    /// Channels on which something was published within the retention time.
+    pub active_channels: u64,
+    /// Since this instance started.
+    pub uptime_seconds: f64,
+    /// The release.
+    pub version: &'static str,
+    /// The environment's name.
+    pub environment: String,
+    /// `postroad`.
+    pub service_name: &'static str,
+    /// What is wrong, if something is.
+    pub error: Option<String>,
+    /// Of this call.
+    pub correlation_id: String,
+    /// How things are, where Redis could be asked.
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    pub state: Option<HealthState>,
+}
+
+/// How things are.
+#[derive(Debug, Serialize)]
+pub struct HealthState {
+    /// Every living daemon.
+    pub instances: Vec<InstanceHealth>,
+    /// Accepted messages that no router has been past.
+    pub unrouted: Unrouted,
+    /// The same by partition.
+    pub partitions: Vec<PartitionHealth>,
+    /// What waits for workers.
+    pub queues: QueueHealth,
+    /// What a 2xx to a publish survives.
+    pub durability: Durability,
+    /// Redis's memory.
+    pub redis: RedisHealth,
+    /// When the oldest message was accepted that history still has; none where it has none.
+    pub oldest_retained: Option<Time>,
+}
+
+/// A living daemon.
+#[derive(Debug, Serialize)]
+pub struct InstanceHealth {
+    /// Its name: its kind and a random number.
+    pub name: String,
+    /// Milliseconds since it was heard.
+    pub heard_ms_ago: u64,
+    /// What it said of itself.
+    #[serde(flatten)]
+    pub about: About,
+    /// A router's: messages of the partitions that it owns which it has not been past.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unrouted: Option<Unrouted>,
+}
+
+/// What a daemon says of itself.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct About {
+    /// `ingest`, `router`, `worker` or `reprocessor`.
+    pub kind: String,
+    /// Its release.
+    pub version: String,
+    /// The newest format of entries that it reads.
+    pub format: u32,
+    /// A worker's: deliveries that it holds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub in_flight: Option<u64>,
+}
+
+/// Messages that wait to be routed.
+#[derive(Debug, Clone, Copy, Default, Serialize)]
+pub struct Unrouted {
+    /// How many.
+    pub count: u64,
+    /// For how long the oldest has waited, in milliseconds.
+    pub oldest_ms: u64,
+}
+
+impl Unrouted {
+    fn and(self, (count, oldest_ms): (u64, u64)) -> Self {
+        Self { count: self.count + count, oldest_ms: self.oldest_ms.max(oldest_ms) }
     }
 }
 
-async fn look(app: &App, now_ms: u64) -> Result<Vec<(&'static str, Value)>, StoreError> {
-    let caller = app.caller();
-    let server = app.store.server().await?;
-    let living = app.store.living().await?;
-    let retention_ms = millis(app.config.retention);
-    let channels = app.store.active_channels(&caller.tenant, now_ms.saturating_sub(retention_ms)).await?;
-    let unrouted = app.store.unrouted(living.now_ms).await?;
-    let waiting: u64 = unrouted.iter().map(|(count, _)| count).sum();
-    let oldest_ms = unrouted.iter().map(|(_, age)| *age).max().unwrap_or(0);
-    let missing: Vec<&str> =
-        ["router", "worker"].into_iter().filter(|kind| living.of_kind(kind).is_empty()).collect();
-    let mut seen = vec![
-        ("active_subscriptions", json!(app.store.count_subscriptions(&caller.tenant).await?)),
-        ("active_channels", json!(channels.len())),
-        ("instances", living.members.iter().map(instance).collect()),
-        ("unrouted", json!({ "count": waiting, "oldest_ms": oldest_ms })),
-        ("durability", durability(&server, app.store.fsync_policy().await)),
-        ("redis", json!({ "used_memory": server.used_memory, "max_memory": server.max_memory })),
-    ];
-    if !missing.is_empty() {
-        seen.push(("status", json!("degraded")));
-        seen.push(("error", json!(format!("no {} is running", missing.join(" and no ")))));
-    }
-    Ok(seen)
+/// A partition of ingress.
+#[derive(Debug, Serialize)]
+pub struct PartitionHealth {
+    /// Its number.
+    pub partition: u16,
+    /// The router that owns it; none where it was released.
+    pub owner: Option<String>,
+    /// Messages that wait there.
+    #[serde(flatten)]
+    pub unrouted: Unrouted,
 }
 
-fn instance(member: &Member) -> Value {
-    let mut about: Value = serde_json::from_str(&member.about).unwrap_or_else(|_| json!({}));
-    about["name"] = json!(member.name);
-    about["heard_ms_ago"] = json!(member.age_ms);
-    about
+/// What waits for workers.
+#[derive(Debug, Serialize)]
+pub struct QueueHealth {
+    /// Subscriptions whose queues hold deliveries: waiting, in flight, scheduled or awaiting acknowledgment.
+    pub subscriptions: u64,
+    /// Deliveries in those queues; where they are more than 1,000 subscriptions, in as many of them.
+    pub queued: u64,
+    /// Whether that is all of them.
+    pub queued_is_complete: bool,
+    /// Subscriptions that could be delivered to and wait for a worker.
+    pub ready: u64,
+    /// For how long the first of them has waited, in milliseconds.
+    pub oldest_ready_ms: u64,
 }
 
 /// What a 2xx to a publish survives, as the server is set up now.
-fn durability(server: &Server, fsync: Option<String>) -> Value {
-    let level = match (server.append_only, fsync.as_deref()) {
-        (true, Some("always")) => "fsync",
-        _ => "memory",
+#[derive(Debug, Serialize)]
+pub struct Durability {
+    /// `fsync`: a crash of Redis's machine. `memory`: what the fields below say.
+    pub level: &'static str,
+    /// Whether there is an append-only file.
+    pub append_only_file: bool,
+    /// When it is brought to disk; none without one, or where the server does not tell.
+    pub fsync: Option<String>,
+    /// Connected replicas.
+    pub replicas: u32,
+}
+
+/// Redis's memory.
+#[derive(Debug, Serialize)]
+pub struct RedisHealth {
+    /// Bytes in use.
+    pub used_memory: u64,
+    /// The bound on them; 0 for none.
+    pub max_memory: u64,
+}
+
+/// `GET /health`
+pub async fn health(State(app): State<Arc<App>>) -> Response {
+    let now_ms = app.clock.now_ms();
+    let mut health = HealthResponse {
+        status: "healthy",
+        timestamp: Time::from_millis(now_ms),
+        redis_connected: true,
+        active_subscriptions: 0,
+        active_channels: 0,
+        uptime_seconds: app.started.elapsed().as_secs_f64(),
+        version: env!("CARGO_PKG_VERSION"),
+        environment: app.config.environment.clone(),
+        service_name: "postroad",
+        error: None,
+        correlation_id: mint(Kind::Request, now_ms, rand::random()),
+        state: None,
     };
-    json!({
-        "level": level,
-        "append_only_file": server.append_only,
-        "fsync": if server.append_only { fsync } else { None },
-        "replicas": server.replicas,
-    })
+    let code = match look(&app, &mut health).await {
+        Ok(()) => StatusCode::OK,
+        Err(error) => {
+            health.status = "unhealthy";
+            health.redis_connected = false;
+            health.error = Some(error.to_string());
+            StatusCode::SERVICE_UNAVAILABLE
+        }
+    };
+    (code, Json(health)).into_response()
+}
+
+async fn look(app: &App, health: &mut HealthResponse) -> Result<(), StoreError> {
+    let (store, tenant) = (&app.store, app.caller().tenant);
+    let server = store.server().await?;
+    let living = store.living().await?;
+    health.active_channels = active_channels(app, &tenant).await?;
+    app.channels.follow().await?;
+    (_, health.active_subscriptions) = app.channels.of_tenant(&tenant)?;
+    let missing: Vec<&str> =
+        ["router", "worker"].into_iter().filter(|kind| living.of_kind(kind).is_empty()).collect();
+    if !missing.is_empty() {
+        health.status = "degraded";
+        health.error = Some(format!("no {} is running", missing.join(" and no ")));
+    }
+    let waits = store.unrouted(living.now_ms).await?;
+    let owners = store.owners().await?;
+    let mut owned: BTreeMap<&str, Unrouted> = BTreeMap::new();
+    for (owner, waits) in owners.iter().zip(&waits) {
+        if let Some(owner) = owner {
+            let sum = owned.entry(owner).or_default();
+            *sum = sum.and(*waits);
+        }
+    }
+    let instances = living.members.iter().map(|member| instance(member, &owned)).collect();
+    let partitions = (0..).zip(&owners).zip(&waits).map(|((partition, owner), waits)| PartitionHealth {
+        partition,
+        owner: owner.clone(),
+        unrouted: Unrouted::default().and(*waits),
+    });
+    health.state = Some(HealthState {
+        instances,
+        unrouted: waits.iter().fold(Unrouted::default(), |sum, waits| sum.and(*waits)),
+        partitions: partitions.collect(),
+        queues: queues(store.backlog(living.now_ms).await?),
+        durability: durability(&server, store.fsync_policy().await),
+        redis: RedisHealth { used_memory: server.used_memory, max_memory: server.max_memory },
+        oldest_retained: store.oldest_retained().await?.map(Time::from_millis),
+    });
+    Ok(())
+}
+
+fn instance(member: &Member, owned: &BTreeMap<&str, Unrouted>) -> InstanceHealth {
+    let about: About = serde_json::from_str(&member.about).unwrap_or_default();
+    let is_router = about.kind == "router";
+    InstanceHealth {
+        name: member.name.clone(),
+        heard_ms_ago: member.age_ms,
+        about,
+        unrouted: is_router.then(|| owned.get(member.name.as_str()).copied().unwrap_or_default()),
+    }
+}
+
+fn queues(waiting: Waiting) -> QueueHealth {
+    let Waiting { subscriptions, ready, oldest_ready_ms, queued } = waiting;
+    let complete = usize::try_from(subscriptions).is_ok_and(|count| count <= Waiting::LOOKED_AT);
+    QueueHealth { subscriptions, queued, queued_is_complete: complete, ready, oldest_ready_ms }
+}
+
+fn durability(server: &Server, fsync: Option<String>) -> Durability {
+    Durability {
+        level: match (server.append_only, fsync.as_deref()) {
+            (true, Some("always")) => "fsync",
+            _ => "memory",
+        },
+        append_only_file: server.append_only,
+        fsync: fsync.filter(|_| server.append_only),
+        replicas: server.replicas,
+    }
 }

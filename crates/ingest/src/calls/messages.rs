@@ -18,10 +18,11 @@ use postroad_api::{
     path::Named,
 };
 use postroad_model::{
+    figures::Count,
     id::{Kind, MessageId},
     json_scan::check_depth,
     message::{Message, Payload, PayloadKind},
-    names::{MAX_NAME_BYTES, ServiceName},
+    names::{ChannelName, MAX_NAME_BYTES, ServiceName},
     time::{Time, millis},
 };
 use postroad_store::{Accepted, Found, StoreError};
@@ -63,8 +64,11 @@ pub(crate) fn max_body(app: &App) -> usize {
 pub async fn publish(State(app): State<Arc<App>>, request: Request) -> ApiResult<Response> {
     let caller = app.caller();
     let circumstances = circumstances(&app, request.headers())?;
-    let wanted: PublishMessageRequest = counted(&app, body::json(request, max_body(&app)).await)?;
-    let checked = counted(&app, check(wanted, &caller, &circumstances, app.limits()))?;
+    let wanted: PublishMessageRequest =
+        counted(&app, &caller, None, body::json(request, max_body(&app)).await)?;
+    let channel = wanted.channel.clone();
+    let checked = check(wanted, &caller, &circumstances, app.limits());
+    let checked = counted(&app, &caller, Some(&channel), checked)?;
     respond(publish_one(&app, checked).await?)
 }
 
@@ -75,6 +79,7 @@ pub async fn publish_raw(
     request: Request,
 ) -> ApiResult<Response> {
     let caller = app.caller();
+    let channel = Some(name.as_str());
     let circumstances = circumstances(&app, request.headers())?;
     let content_type = match request.headers().get(header::CONTENT_TYPE) {
         Some(value) => Some(
@@ -95,10 +100,10 @@ pub async fn publish_raw(
         .iter()
         .map(|coding| coding.to_str().unwrap_or("?").trim().to_ascii_lowercase())
         .collect();
-    let body = counted(&app, body::bytes(request, app.config.max_message_bytes).await)?;
+    let body = counted(&app, &caller, channel, body::bytes(request, app.config.max_message_bytes).await)?;
     let body = match codings.join(", ").as_str() {
         "" | "identity" => body,
-        "gzip" => counted(&app, gunzip(&body, app.config.max_message_bytes))?,
+        "gzip" => counted(&app, &caller, channel, gunzip(&body, app.config.max_message_bytes))?,
         coding => {
             let message =
                 format!("Content-Encoding {coding:?} is not understood; send the body as it is, or gzip");
@@ -106,10 +111,10 @@ pub async fn publish_raw(
                 .with("field", "Content-Encoding"));
         }
     };
-    let payload = counted(&app, raw_payload(body, content_type.as_deref()))?;
+    let payload = counted(&app, &caller, channel, raw_payload(body, content_type.as_deref()))?;
     let draft = Draft {
         kind: Kind::Message,
-        channel: name,
+        channel: name.clone(),
         metadata: MetadataRequest {
             content_type,
             content_encoding: (payload.kind == PayloadKind::Bytes).then(|| "base64".to_owned()),
@@ -121,7 +126,7 @@ pub async fn publish_raw(
         routing_key: None,
         ordering_key: None,
     };
-    let checked = counted(&app, draft.check(&caller, &circumstances, app.limits()))?;
+    let checked = counted(&app, &caller, channel, draft.check(&caller, &circumstances, app.limits()))?;
     respond(publish_one(&app, checked).await?)
 }
 
@@ -226,13 +231,21 @@ fn answer(
     Ok(response)
 }
 
-/// Counts a refusal.
-pub(crate) fn counted<T>(app: &App, result: ApiResult<T>) -> ApiResult<T> {
-    match &result {
-        Err(error) if error.status.is_server_error() => app.metrics.unavailable.inc(),
-        Err(_) => app.metrics.refused.inc(),
-        Ok(_) => 0,
-    };
+/// Counts a refusal, on its channel where that is known.
+pub(crate) fn counted<T>(
+    app: &App,
+    caller: &Caller,
+    channel: Option<&str>,
+    result: ApiResult<T>,
+) -> ApiResult<T> {
+    let Err(error) = &result else { return result };
+    if error.status.is_server_error() {
+        app.metrics.unavailable.inc();
+    } else {
+        app.metrics.refused.inc();
+    }
+    let channel = channel.and_then(|name| ChannelName::new(name).ok());
+    app.tally.on(&caller.tenant, channel.as_ref(), |figures| figures.add(Count::PublishErrors, 1));
     result
 }
 
@@ -261,23 +274,25 @@ pub async fn publish_bulk(State(app): State<Arc<App>>, request: Request) -> ApiR
     let caller = app.caller();
     let mut circumstances = circumstances(&app, request.headers())?;
     let key = circumstances.idempotency_key.take();
-    let bulk: BulkPublishRequest = counted(&app, body::json(request, MAX_BULK_BYTES).await)?;
+    let bulk: BulkPublishRequest = counted(&app, &caller, None, body::json(request, MAX_BULK_BYTES).await)?;
     if bulk.messages.is_empty() || bulk.messages.len() > MAX_BULK {
         let message = format!("{} messages; 1 to {MAX_BULK} are allowed", bulk.messages.len());
-        return counted(&app, Err(ApiError::field("messages", message)));
+        return counted(&app, &caller, None, Err(ApiError::field("messages", message)));
     }
     if let Some(name) = &bulk.service_name {
-        counted(&app, ServiceName::new(name).map_err(ApiError::from))?;
+        counted(&app, &caller, None, ServiceName::new(name).map_err(ApiError::from))?;
     }
     let mut checks = Vec::with_capacity(bulk.messages.len());
     for (index, raw) in bulk.messages.iter().enumerate() {
         let mut circumstances = circumstances.clone();
         circumstances.idempotency_key = key.as_ref().map(|key| format!("{key}/{index}"));
+        let mut channel = None;
         let checked = body::parse::<PublishMessageRequest>(raw.get().as_bytes()).and_then(|mut wanted| {
+            channel = Some(wanted.channel.clone());
             wanted.service_name = wanted.service_name.or_else(|| bulk.service_name.clone());
             check(wanted, &caller, &circumstances, app.limits())
         });
-        match counted(&app, checked) {
+        match counted(&app, &caller, channel.as_deref(), checked) {
             // Nothing is known of channels yet: that is no fault of this one.
             Err(error) if error.status.is_server_error() => return Err(error),
             Err(error) if bulk.fail_on_error => {

@@ -3,6 +3,7 @@
 pub mod acknowledgments;
 pub mod channels;
 pub mod explain;
+pub mod figures;
 pub mod health;
 pub mod message_queue;
 pub mod messages;

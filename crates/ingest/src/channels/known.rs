@@ -87,6 +87,17 @@ impl Known {
         found
     }
 
+    /// How many subscriptions a tenant has, and how many of them are active.
+    pub(super) fn of_tenant(&self, tenant: &Tenant) -> (u64, u64) {
+        let listeners = || self.tenants.get(tenant).into_iter();
+        let named = listeners().flat_map(|listeners| listeners.named.values().flat_map(HashMap::values));
+        let patterns =
+            listeners().flat_map(|listeners| listeners.patterns.values().map(|(_, listener)| listener));
+        named
+            .chain(patterns)
+            .fold((0, 0), |(all, active), listener| (all + 1, active + u64::from(listener.active)))
+    }
+
     pub(super) fn names(&self, tenant: &Tenant) -> Vec<ChannelName> {
         let configured = self.settings.values().filter(|settings| settings.tenant == *tenant);
         let named = self.tenants.get(tenant).into_iter().flat_map(|listeners| listeners.named.keys());
@@ -199,6 +210,7 @@ mod tests {
         }
         let all = ["sub_1", "sub_2", "sub_3", "sub_4"].map(str::to_owned).to_vec();
         assert_eq!(seen(&known, "orders"), (all, 2));
+        assert_eq!(known.of_tenant(&Tenant::single()), (4, 2));
         let since = known.subscribers(&Tenant::single(), &name("orders")).named_since;
         assert_eq!(since, Some(Time::parse("2023-01-01T00:00:00Z").unwrap()));
         assert_eq!(seen(&known, "open"), (vec!["sub_3".to_owned()], 1));

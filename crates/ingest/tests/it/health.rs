@@ -1,8 +1,9 @@
 //! `/health`, `/livez`, `/readyz`, `/metrics`.
 
+use postroad_store::Claim;
 use serde_json::{Value, json};
 
-use crate::kit::{Town, is_time, take};
+use crate::kit::{Town, is_time, path_of, take};
 
 #[tokio::test]
 async fn health_says_how_things_are() {
@@ -19,7 +20,8 @@ async fn health_says_how_things_are() {
     let [at, uptime, id] = take(&mut health, ["timestamp", "uptime_seconds", "correlation_id"]);
     assert!(is_time(&at) && uptime.as_f64().is_some_and(|seconds| seconds > 0.0), "{at} {uptime}");
     assert!(id.as_str().unwrap().starts_with("req_"), "{id}");
-    let [instances, mut unrouted, redis] = take(&mut health, ["instances", "unrouted", "redis"]);
+    let [instances, mut unrouted, redis, partitions, oldest] =
+        take(&mut health, ["instances", "unrouted", "redis", "partitions", "oldest_retained"]);
     let instances = instances.as_array().unwrap();
     assert_eq!(instances.len(), 2);
     for instance in instances {
@@ -29,6 +31,13 @@ async fn health_says_how_things_are() {
     }
     assert!(take(&mut unrouted, ["oldest_ms"])[0].is_u64());
     assert_eq!(unrouted, json!({ "count": 3 }));
+    let partitions = partitions.as_array().unwrap();
+    let waits: Vec<u64> = partitions.iter().map(|row| row["count"].as_u64().unwrap()).collect();
+    assert_eq!((waits.len(), waits.iter().sum::<u64>()), (4, 3));
+    for (row, number) in partitions.iter().zip(0u16..) {
+        assert!(row["partition"] == number && row["owner"].is_null() && row["oldest_ms"].is_u64(), "{row}");
+    }
+    assert!(is_time(&oldest), "{oldest}");
     assert!(redis["used_memory"].as_u64().unwrap() > 0 && redis["max_memory"] == 0);
     let expected = json!({
         "status": "degraded",
@@ -39,9 +48,48 @@ async fn health_says_how_things_are() {
         "version": env!("CARGO_PKG_VERSION"),
         "environment": "test",
         "service_name": "postroad",
+        "queues": {
+            "subscriptions": 0, "queued": 0, "queued_is_complete": true, "ready": 0, "oldest_ready_ms": 0,
+        },
         "durability": { "level": "memory", "append_only_file": false, "fsync": null, "replicas": 0 },
     });
     assert_eq!(health, expected);
+}
+
+#[tokio::test]
+async fn health_says_whose_lag_it_is() {
+    let town = Town::new().await;
+    let api = town.api().await;
+    assert_eq!(api.get("/health").await.expect(200)["oldest_retained"], Value::Null);
+    for n in 0..20 {
+        let metadata = json!({ "message_id": format!("m-{n}") });
+        api.publish(json!({ "channel": "a", "payload": {}, "metadata": metadata })).await.expect(202);
+    }
+    // A router that owns half of the partitions and does nothing, and a worker that holds seven deliveries.
+    let store = town.store();
+    store.heartbeat("router-1", r#"{"kind":"router","version":"x","format":1}"#, 60_000).await.unwrap();
+    store.heartbeat("worker-1", r#"{"kind":"worker","in_flight":7}"#, 60_000).await.unwrap();
+    let claims = [0, 2].map(|partition| Claim { partition, epoch: None, take: true });
+    store.claim("router-1", 60_000, &claims).await.unwrap();
+    let paused = api.subscribe(json!({ "channel": "b" })).await;
+    api.post(&format!("{}/pause", path_of(&paused)), json!({})).await.expect(200);
+    api.subscribe(json!({ "channel": "b" })).await;
+
+    let health = api.get("/health").await.expect(200);
+    assert_eq!((&health["status"], &health["error"]), (&json!("healthy"), &Value::Null));
+    assert_eq!(health["active_subscriptions"], 1, "the other one is paused");
+    let of = |name: &str| {
+        let instances = health["instances"].as_array().unwrap();
+        instances.iter().find(|instance| instance["name"] == name).unwrap().clone()
+    };
+    let waits = |partition: usize| health["partitions"][partition]["count"].as_u64().unwrap();
+    assert_eq!(waits(0) + waits(1) + waits(2) + waits(3), 20);
+    assert_eq!(of("router-1")["unrouted"]["count"], waits(0) + waits(2));
+    assert_eq!(
+        (&health["partitions"][2]["owner"], &health["partitions"][1]["owner"]),
+        (&json!("router-1"), &Value::Null)
+    );
+    assert_eq!((&of("worker-1")["in_flight"], &of("worker-1")["unrouted"]), (&json!(7), &Value::Null));
 }
 
 #[tokio::test]

@@ -72,12 +72,14 @@ impl Town {
         self.config.base.store().unwrap()
     }
 
-    /// Everything in Redis but who is alive: per key its type, what it holds and when it goes.
+    /// Everything in Redis but who is alive and what was counted: per key its type, what it holds and when it goes.
+    /// Refusals are counted, too.
     pub async fn dump(&self) -> BTreeMap<String, String> {
         const ALL: &str = "
             local rows = {}
             for _, key in ipairs(redis.call('KEYS', '*')) do
-              if key ~= 'test:{ctl}:members' and key ~= 'test:{ctl}:about' then
+              local counted = string.find(key, '}:figures:', 1, true)
+              if key ~= 'test:{ctl}:members' and key ~= 'test:{ctl}:about' and not counted then
                 rows[#rows + 1] = key
                 rows[#rows + 1] = redis.call('TYPE', key).ok .. ' ' .. redis.sha1hex(redis.call('DUMP', key))
                   .. ' ' .. redis.call('PEXPIRETIME', key)

@@ -8,6 +8,7 @@ mod channel_settings;
 mod channels;
 mod deliveries;
 mod explain;
+mod figures;
 mod health;
 mod kit;
 mod message_queue;

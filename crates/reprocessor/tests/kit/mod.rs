@@ -128,6 +128,7 @@ impl Road {
                 remember: false,
                 check: false,
                 channel: format!("{}/{}", message.tenant, message.channel),
+                payload_bytes: message.payload.body.len(),
                 entry: Entry::encode(&message, 1_000),
             }
         };

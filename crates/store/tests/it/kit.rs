@@ -475,6 +475,7 @@ pub fn acceptance(id: &str, priority: Priority) -> Acceptance {
         remember: true,
         check: true,
         channel: format!("{}/{}", message.tenant, message.channel),
+        payload_bytes: message.payload.body.len(),
         entry: Entry::encode(&message, usize::MAX),
     }
 }

@@ -34,5 +34,7 @@ mod signals;
 mod subscribe;
 mod sweep;
 mod take;
+mod tally;
 mod trim;
+mod waiting;
 mod walk;

@@ -85,10 +85,12 @@ pub async fn publish(
 ) -> QueueResult<Json<QueuePublishResponse>> {
     let caller = app.caller();
     let circumstances = circumstances(&app, request.headers())?;
-    let wanted: QueuePublishRequest = counted(&app, body::json(request, max_body(&app)).await)?;
-    let draft = counted(&app, draft(wanted))?;
-    let (queue, routing_key) = (draft.channel.clone(), draft.routing_key.clone());
-    let checked = counted(&app, draft.check(&caller, &circumstances, app.limits()).map_err(renamed))?;
+    let wanted: QueuePublishRequest =
+        counted(&app, &caller, None, body::json(request, max_body(&app)).await)?;
+    let (queue, routing_key) = (wanted.queue.clone(), wanted.routing_key.clone());
+    let checked =
+        draft(wanted).and_then(|draft| draft.check(&caller, &circumstances, app.limits())).map_err(renamed);
+    let checked = counted(&app, &caller, Some(&queue), checked)?;
     let (ttl, persistent) = (checked.message.metadata.ttl, checked.message.persistent);
     let published = publish_one(&app, checked).await?;
     Ok(Json(QueuePublishResponse {
@@ -110,7 +112,7 @@ fn draft(wanted: QueuePublishRequest) -> ApiResult<Draft> {
     Ok(Draft {
         kind: Kind::Message,
         channel: wanted.queue,
-        payload: payload(&wanted.message, false).map_err(renamed)?,
+        payload: payload(&wanted.message, false)?,
         metadata: MetadataRequest {
             message_id: wanted.message_id,
             correlation_id: wanted.correlation_id,
