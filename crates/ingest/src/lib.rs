@@ -4,8 +4,9 @@
 //! stored, [`flight`] brings messages to Redis many at a time. Everything else is `postroad-store`'s.
 //!
 //! What it guarantees: a 2xx to a publish follows the write; a refused call has changed nothing; a repeated
-//! one with the same id delivers nothing twice. It keeps no state of its own: any number of instances may
-//! run, and a caller may speak to a different one each time.
+//! one with the same id delivers nothing twice. It keeps no state of its own but a moment's figures, which go to
+//! Redis before they are shown: any number of instances may run, and a caller may speak to a different one each
+//! time.
 
 pub mod admission;
 pub mod calls;
