@@ -19,8 +19,10 @@ use postroad_api::{
     error::{ApiError, ApiResult},
 };
 use postroad_model::{
-    delivery::{Attempt, DeadReason, Health, Hold, Outcome, Place, Verdict, judge},
+    delivery::{Attempt, DeadReason, Health, Hold, Outcome, Place, Progress, Verdict, judge},
+    figures::Judged,
     id::MessageId,
+    names::{ChannelName, Tenant},
     subscription::Subscription,
     time::millis,
 };
@@ -106,14 +108,20 @@ pub async fn acknowledge(
         let looked = app.store.outstanding(&subscription.id, &asked).await?;
         let mut looked =
             looked.ok_or_else(|| ApiError::not_found("subscription", subscription.id.as_str()))?.into_iter();
-        let mut moves: BTreeMap<String, Vec<(usize, Settlement, Standing)>> = BTreeMap::new();
+        let mut moves: BTreeMap<String, Vec<Move>> = BTreeMap::new();
         for at in open {
             // An id with several ordering keys names several messages; here those that came to this subscription.
             let candidates: Vec<Outstanding> = looked.by_ref().take(accepted[at].len()).collect();
             match decide(app, subscription, by, &said[at], candidates) {
                 Decision::Is(result) => results[at] = Some(result),
-                Decision::Move { holder, settlement, standing } => {
-                    moves.entry(holder).or_default().push((at, *settlement, standing));
+                Decision::Move { holder, settlement, standing, outcome } => {
+                    let told = Told::of(app, &settlement, outcome);
+                    moves.entry(holder).or_default().push(Move {
+                        at,
+                        settlement: *settlement,
+                        standing,
+                        told,
+                    });
                 }
             }
         }
@@ -123,11 +131,20 @@ pub async fn acknowledge(
             }
         }
     }
-    Ok(results
+    let results: Vec<ApiResult<Standing>> = results
         .into_iter()
         .zip(said)
         .map(|(result, said)| result.unwrap_or_else(|| Err(moving(&said.message))))
-        .collect())
+        .collect();
+    for (_, said) in results.iter().zip(said).filter(|(result, _)| result.is_err()) {
+        match said.word {
+            Word::Done { .. } => app.tally.acknowledge_failed(&subscription.tenant, None),
+            Word::Failed { .. } | Word::Rejected { .. } => {
+                app.tally.reject_failed(&subscription.tenant, None)
+            }
+        }
+    }
+    Ok(results)
 }
 
 /// Where each message was accepted; `None` where it has no history, or is not known by its id.
@@ -151,24 +168,75 @@ async fn accepted(
     Ok(all)
 }
 
+/// A delivery on its way to where it was decided to go.
+struct Move {
+    at: usize,
+    settlement: Settlement,
+    standing: Standing,
+    told: Told,
+}
+
+/// What the figures of a channel are told of a move that counts.
+struct Told {
+    tenant: Tenant,
+    /// None where the message cannot be read.
+    channel: Option<ChannelName>,
+    before: Progress,
+    verdict: Verdict,
+    /// None of one that was processed.
+    outcome: Option<Outcome>,
+    age_ms: u64,
+}
+
+impl Told {
+    fn of(app: &App, settlement: &Settlement, outcome: Option<Outcome>) -> Self {
+        let lease = &settlement.lease;
+        let message = lease.entry.decode().ok();
+        Self {
+            tenant: message.as_ref().map_or_else(Tenant::single, |message| message.tenant.clone()),
+            channel: message.map(|message| message.channel),
+            before: lease.tries.progress,
+            verdict: settlement.verdict,
+            outcome,
+            age_ms: app.clock.now_ms().saturating_sub(lease.accepted_ms),
+        }
+    }
+
+    fn tell(&self, app: &App) {
+        let Self { tenant, channel: Some(channel), before, verdict, outcome, age_ms } = self else { return };
+        match outcome {
+            None => app.tally.acknowledged(tenant, channel),
+            Some(outcome) => {
+                let judged = Judged { outcome, before: *before, verdict, took_us: 0, age_ms: *age_ms };
+                app.tally.rejected(tenant, channel, judged);
+            }
+        }
+    }
+}
+
 /// Settles rows of one holder. Those that count; the others have moved meanwhile.
-async fn settle(
-    app: &App,
-    holder: &str,
-    rows: Vec<(usize, Settlement, Standing)>,
-) -> ApiResult<Vec<(usize, Standing)>> {
-    let lane = rows[0].1.lease.lane;
-    let marks: Vec<(usize, Standing)> = rows.iter().map(|(at, _, standing)| (*at, *standing)).collect();
-    let flight = [(lane, rows.into_iter().map(|(_, settlement, _)| settlement).collect())];
+async fn settle(app: &App, holder: &str, rows: Vec<Move>) -> ApiResult<Vec<(usize, Standing)>> {
+    let lane = rows[0].settlement.lease.lane;
+    let mut settlements = Vec::with_capacity(rows.len());
+    let mut marks = Vec::with_capacity(rows.len());
+    for Move { at, settlement, standing, told } in rows {
+        settlements.push(settlement);
+        marks.push((at, standing, told));
+    }
+    let flight = [(lane, settlements)];
     let mut answers = app.store.settle(holder, &flight, NO_CIRCUIT, millis(app.config.retention)).await?;
     let settled = answers.pop().unwrap_or_else(|| Ok(postroad_store::Settled::default()))?;
     // Which of them came too late another look tells.
-    Ok(if settled.stale == 0 { marks } else { Vec::new() })
+    if settled.stale > 0 {
+        return Ok(Vec::new());
+    }
+    marks.iter().for_each(|(_, _, told)| told.tell(app));
+    Ok(marks.into_iter().map(|(at, standing, _)| (at, standing)).collect())
 }
 
 enum Decision {
     Is(ApiResult<Standing>),
-    Move { holder: String, settlement: Box<Settlement>, standing: Standing },
+    Move { holder: String, settlement: Box<Settlement>, standing: Standing, outcome: Option<Outcome> },
 }
 
 fn decide(
@@ -265,7 +333,7 @@ fn lying(
     };
     let attempt = Some(noted(app, by, &said.word));
     let settlement = Box::new(Settlement { lease, verdict, attempt, ack_timeout: Duration::ZERO });
-    Decision::Move { holder, settlement, standing }
+    Decision::Move { holder, settlement, standing, outcome }
 }
 
 /// What the delivery's history says of it. What a subscriber says is no attempt of ours and has no number.

@@ -5,8 +5,9 @@
 //! ([`channels`]). Everything else is `postroad-store`'s.
 //!
 //! What it guarantees: a 2xx to a publish follows the write; a refused call has changed nothing; a repeated
-//! one with the same id delivers nothing twice. It keeps no state of its own but what it can load anew: any number of instances may
-//! run, and a caller may speak to a different one each time.
+//! one with the same id delivers nothing twice. It keeps no state of its own but what it can load anew, and what it
+//! has counted in the last moment ([`figures`]): any number of instances may run, and a caller may speak to a
+//! different one each time.
 
 pub mod acknowledge;
 pub mod admission;

@@ -187,14 +187,9 @@ impl Tally {
         if !waiting.flushes.is_empty() && since.elapsed() < MINUTE {
             return false;
         }
-        waiting.add(std::mem::take(&mut *running), since, self.0.store.layout());
-        self.note_held(waiting);
+        let rows = waiting.add(std::mem::take(&mut *running), since, self.0.store.layout());
+        self.0.held.fetch_add(rows, Ordering::Relaxed);
         true
-    }
-
-    fn note_held(&self, waiting: &Waiting) {
-        let rows = waiting.flushes.iter().map(|held| held.flush.rows.len()).sum();
-        self.0.held.store(rows, Ordering::Relaxed);
     }
 
     /// Sends what waits, in order. What stays is of partitions that did not take it; why the first did not.
@@ -228,7 +223,7 @@ impl Tally {
             }
             waiting.flushes.remove(at);
             waiting.sent += rows;
-            self.note_held(waiting);
+            self.0.held.fetch_sub(rows, Ordering::Relaxed);
         }
         first
     }
@@ -348,8 +343,9 @@ struct Held {
 }
 
 impl Waiting {
-    /// Deals rows out to their partitions. A tenant's own row is the sum of its channels' and of what belongs to none.
-    fn add(&mut self, running: Running, began: Instant, layout: Layout) {
+    /// Deals rows out to their partitions: how many. A tenant's own row is the sum of its channels' and of what
+    /// belongs to none.
+    fn add(&mut self, running: Running, began: Instant, layout: Layout) -> usize {
         let ended = Instant::now();
         let mut partitions: BTreeMap<u16, Vec<Row>> = BTreeMap::new();
         let mut put = |tenant: Tenant, channel: Option<ChannelName>, figures: Figures| {
@@ -367,6 +363,7 @@ impl Waiting {
             }
             put(tenant, None, whole);
         }
+        let count = partitions.values().map(Vec::len).sum();
         for (partition, mut rows) in partitions {
             while !rows.is_empty() {
                 let rest = rows.split_off(rows.len().min(ROWS_PER_SCRIPT));
@@ -378,6 +375,7 @@ impl Waiting {
                 rows = rest;
             }
         }
+        count
     }
 }
 
@@ -419,7 +417,7 @@ mod tests {
         all.on("b", "c.1", one);
         all.on("c", "nothing", |_| {});
         let (mut waiting, layout) = (Waiting::default(), Layout { partitions: 2, lanes: 2 });
-        waiting.add(running, Instant::now(), layout);
+        assert_eq!(waiting.add(running, Instant::now(), layout), 103);
         let mut numbers = Vec::new();
         let mut wholes = BTreeMap::new();
         let mut channels = 0;

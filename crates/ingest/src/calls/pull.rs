@@ -152,6 +152,10 @@ async fn deliveries(
         }
         count += 1;
         let attempt = lease.tries.progress.attempts + 1;
+        let age_ms = now_ms.saturating_sub(lease.accepted_ms);
+        app.tally.on(&message.tenant, Some(&message.channel), |figures| {
+            figures.pulled(lease.tries.progress, age_ms);
+        });
         message_delivery::write(&mut body, subscription, &message, attempt, now_ms);
     }
     body.extend_from_slice(b"]}");

@@ -90,7 +90,7 @@ for at = 9, #ARGV, 3 do
         redis.call('PEXPIRE', index, ARGV[7])
       end
     end
-    redis.call('PEXPIRE', total, ARGV[7])
+    if happened or channel == '' then redis.call('PEXPIRE', total, ARGV[7]) end
     added = added + 1
   else
     passed = passed + 1
