@@ -29,7 +29,7 @@ fn binary(
     CloudEvent::from_binary(headers.copied(), content_type, &Bytes::copy_from_slice(body.as_bytes()))
 }
 
-fn structured(more: Value) -> Result<CloudEvent, CloudEventError> {
+fn structured(more: &Value) -> Result<CloudEvent, CloudEventError> {
     let mut event = json!({ "specversion": "1.0", "type": "t", "id": "i", "source": "/s" });
     for (name, value) in more.as_object().unwrap() {
         event[name] = value.clone();
@@ -131,7 +131,7 @@ fn header_values_are_unquoted_and_then_decoded_once() {
 #[test]
 fn header_values_are_encoded_as_the_binding_says() {
     let event =
-        structured(json!({ "subject": "Euro € 😀 100% \"x\"!~", "flag": true, "count": -7 })).unwrap();
+        structured(&json!({ "subject": "Euro € 😀 100% \"x\"!~", "flag": true, "count": -7 })).unwrap();
     let headers = event.to_binary().headers;
     let value = |name: &str| headers.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str());
     assert_eq!(value("ce-subject"), Some("Euro%20%E2%82%AC%20%F0%9F%98%80%20100%25%20%22x%22!~"));
@@ -175,7 +175,7 @@ fn data_is_what_its_media_type_says() {
         (json!({ "data_base64": "", "datacontenttype": "image/png" }), Data::Bytes(Bytes::new())),
     ];
     for (members, data) in table {
-        let event = structured(members.clone()).unwrap();
+        let event = structured(&members).unwrap();
         assert_eq!(event.data(), &data, "{members}");
         assert_eq!(CloudEvent::from_json(&event.to_json()).unwrap(), event, "{members}");
         assert_eq!(CloudEvent::kept(&message(event.clone())), Some(event), "{members}");
@@ -217,17 +217,18 @@ fn what_breaks_a_rule_is_refused_by_name() {
         (json!({ "data_base64": 1 }), "body", "JSON"),
     ];
     for (members, attribute, says) in table {
-        let error = structured(members.clone()).unwrap_err();
+        let error = structured(&members).unwrap_err();
         assert_eq!(error.attribute, attribute, "{members}: {error}");
         assert!(error.problem.contains(says), "{members}: {error}");
     }
-    assert!(structured(json!({ "ext": -2_147_483_648_i64, "flag": false, "nothing": null })).is_ok());
+    assert!(structured(&json!({ "ext": -2_147_483_648_i64, "flag": false, "nothing": null })).is_ok());
     for text in ["", "[]", "7", "{", r#"{"id":"a","id":"b"}"#, r#"{"data":1,"data":2}"#] {
         assert_eq!(CloudEvent::from_json(text.as_bytes()).unwrap_err().attribute, "body", "{text}");
     }
     let deep = format!(r#"{{"data":{}{}}}"#, "[".repeat(64), "]".repeat(64));
     assert!(CloudEvent::from_json(deep.as_bytes()).unwrap_err().problem.contains("deep"));
-    let in_headers: [(&[(&str, &[u8])], &str); 4] = [
+    type Headers<'a> = &'a [(&'a str, &'a [u8])];
+    let in_headers: [(Headers<'_>, &str); 4] = [
         (&[("ce-datacontenttype", b"text/plain")], "datacontenttype"),
         (&[("ce-data", b"x")], "data"),
         (&[("ce-x", b"1"), ("CE-X", b"2")], "x"),
@@ -266,7 +267,7 @@ fn a_body_in_binary_mode_is_bytes_unless_it_is_known_to_be_more() {
 
 #[test]
 fn what_is_kept_can_be_looked_at() {
-    let event = structured(json!({ "subject": "s", "flag": true, "data": { "a": 1 } })).unwrap();
+    let event = structured(&json!({ "subject": "s", "flag": true, "data": { "a": 1 } })).unwrap();
     let Kept { headers, content_type, payload } = event.keep();
     let expected = json!({
         "ce-specversion": "1.0", "ce-type": "t", "ce-id": "i", "ce-source": "/s", "ce-subject": "s", "ce-flag": true,
@@ -274,22 +275,22 @@ fn what_is_kept_can_be_looked_at() {
     });
     assert_eq!(Value::Object(headers), expected);
     assert_eq!((content_type.as_deref(), payload.kind), (Some("application/json"), PayloadKind::Json));
-    let Kept { headers, payload, .. } = structured(json!({ "data": [1, 2] })).unwrap().keep();
+    let Kept { headers, payload, .. } = structured(&json!({ "data": [1, 2] })).unwrap().keep();
     assert_eq!(
         (&headers["ce-data"], payload.kind, &payload.body[..]),
         (&json!("json"), PayloadKind::Text, &b"[1,2]"[..])
     );
-    let Kept { content_type, payload, .. } = structured(json!({ "data": "x" })).unwrap().keep();
+    let Kept { content_type, payload, .. } = structured(&json!({ "data": "x" })).unwrap().keep();
     assert_eq!((content_type.as_deref(), &payload.body[..]), (Some("application/json"), &b"x"[..]));
 }
 
 #[test]
 fn what_was_no_event_is_none() {
-    let mut plain = message(structured(json!({})).unwrap());
+    let mut plain = message(structured(&json!({})).unwrap());
     plain.metadata.headers.remove("ce-specversion");
     assert_eq!(CloudEvent::kept(&plain), None);
     let change = |name: &str, value: Value| {
-        let mut message = message(structured(json!({ "data": { "a": 1 } })).unwrap());
+        let mut message = message(structured(&json!({ "data": { "a": 1 } })).unwrap());
         message.metadata.headers.insert(name.into(), value);
         CloudEvent::kept(&message)
     };
@@ -297,7 +298,7 @@ fn what_was_no_event_is_none() {
     assert_eq!(change("ce-nested", json!({})), None);
     assert_eq!(change("ce-specversion", json!("2")), None);
     assert!(change("other", json!({})).is_some());
-    let mut broken = message(structured(json!({ "data": [1] })).unwrap());
+    let mut broken = message(structured(&json!({ "data": [1] })).unwrap());
     broken.payload = Payload { kind: PayloadKind::Text, body: Bytes::from_static(b"[1") };
     assert_eq!(CloudEvent::kept(&broken), None);
 }
