@@ -12,12 +12,14 @@
 //! * [`message`]: what a publisher hands over, as it is kept from then on.
 //! * [`subscription`]: what a service asked to be sent, where to and how.
 //! * [`glob`], [`topic`], [`filter`] and [`matching`]: does this subscription want this message?
+//! * [`cloud_event`]: messages that came as CloudEvents, or are sent as such.
 //! * [`delivery`]: one message for one subscription: outcome in, verdict out.
 //! * [`signature`], [`egress`], [`trace_context`]: what a request to a subscriber must carry and must
 //!   never reach.
 //!
 //! What is *not* here: how any of it is stored (`postroad-store`) or sent (`postroad-worker`).
 
+pub mod cloud_event;
 pub mod delivery;
 pub mod egress;
 pub mod filter;

@@ -13,6 +13,7 @@
 //! * [`entry`]: the format in which a message lies in a stream, a contract between releases.
 //! * `partition`, `enqueue`, `delivery`, `dead`: the moves. `trace`: what they leave behind for people.
 //! * `control`: subscriptions' records and the stream of their changes; the members; the layout.
+//! * [`signals`]: telling whoever waits that something has happened.
 //! * `reader`: waiting for new entries of ingress and for ready tokens, without taking anything.
 //!
 //! What it guarantees: a method's effect takes place whole or not at all, and repeating it after an error
@@ -37,6 +38,7 @@ mod reader;
 mod reply;
 mod retry;
 mod script;
+pub mod signals;
 mod stream_id;
 pub mod trace;
 
@@ -57,16 +59,19 @@ pub use message::Found;
 pub use partition::{Acceptance, Accepted, Claim, Claimed, IdKey, Routed, TRIM_MOST};
 pub use reader::{IngressReader, OutboxEntry, ReadyReader};
 pub use retry::Backoff;
+pub use signals::{Signal, Signals};
 pub use stream_id::StreamId;
 
 use keys::{Keys, Tag};
 use link::Link;
+use signals::Hub;
 
 /// One environment in one Redis.
 #[derive(Clone)]
 pub struct Store {
     link: Arc<Link>,
     keys: Arc<Keys>,
+    hub: Arc<Hub>,
     layout: Layout,
 }
 
@@ -81,8 +86,10 @@ impl Store {
                 "environment {environment:?} must be 1 to 64 of A-Z a-z 0-9 _ -"
             )));
         }
+        let link = Arc::new(Link::new(config)?);
         Ok(Self {
-            link: Arc::new(Link::new(config)?),
+            hub: Arc::new(Hub::new(Arc::clone(&link))),
+            link,
             keys: Arc::new(Keys::new(environment, layout)),
             layout,
         })

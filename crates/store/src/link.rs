@@ -10,7 +10,10 @@ use std::{
     time::Duration,
 };
 
-use redis::{AsyncConnectionConfig, Client, Cmd, Pipeline, ServerError, Value, aio::MultiplexedConnection};
+use redis::{
+    AsyncConnectionConfig, Client, Cmd, Pipeline, ServerError, Value,
+    aio::{MultiplexedConnection, PubSubSink, PubSubStream},
+};
 
 use crate::error::StoreError;
 
@@ -161,6 +164,26 @@ impl Link {
     /// wait, plus a margin after which the connection is given up.
     pub(crate) async fn blocking(&self) -> Result<Blocking, StoreError> {
         Ok(Blocking { connection: self.open(None).await? })
+    }
+
+    /// A connection of one's own for Pub/Sub: where to ask, and where to listen.
+    pub(crate) async fn pubsub(&self) -> Result<(PubSubSink, PubSubStream), StoreError> {
+        let limit = self.config.connect_timeout;
+        match tokio::time::timeout(limit, self.client.get_async_pubsub()).await {
+            Ok(Ok(connection)) => Ok(connection.split()),
+            Ok(Err(error)) => Err(away(&error)),
+            Err(_) => Err(StoreError::Unavailable(format!("no connection within {} ms", limit.as_millis()))),
+        }
+    }
+
+    /// How long making a connection may take.
+    pub(crate) fn connect_timeout(&self) -> Duration {
+        self.config.connect_timeout
+    }
+
+    /// How long an answer may take.
+    pub(crate) fn response_timeout(&self) -> Duration {
+        self.config.response_timeout
     }
 }
 

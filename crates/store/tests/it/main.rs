@@ -24,6 +24,7 @@ mod presence;
 mod promote;
 mod readers;
 mod settle;
+mod signals;
 mod subscribe;
 mod sweep;
 mod take;
