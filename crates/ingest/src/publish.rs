@@ -276,6 +276,7 @@ impl Draft {
             persistent,
             generation: 0,
             targets: Arc::from([]),
+            test: false,
             trace: circumstances.trace,
             metadata,
             payload,

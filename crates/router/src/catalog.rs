@@ -61,9 +61,13 @@ impl Catalog {
         Ok(())
     }
 
-    /// The subscriptions that match a message: those of its tenant, each once.
+    /// The subscriptions that match a message: those of its tenant, each once. Where it names its targets it is
+    /// those, as far as they are there and its tenant's: what they ask for is not looked at.
     pub fn matches(&mut self, message: &Message, out: &mut Vec<Arc<Subscription>>) {
         out.clear();
+        if !message.targets.is_empty() {
+            return self.index.targets(message, out);
+        }
         self.index.matches(message, postroad_model::matching::ChannelType::Topic, out);
     }
 

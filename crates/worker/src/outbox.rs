@@ -130,6 +130,7 @@ fn event(subscription: &Subscription, entry: &OutboxEntry) -> Result<Message, Na
         persistent: true,
         generation: 0,
         targets: Arc::from([]),
+        test: false,
         trace: None,
         metadata,
         payload: Payload { kind: PayloadKind::Json, body: Bytes::from(payload.to_string()) },

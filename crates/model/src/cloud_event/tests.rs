@@ -38,7 +38,7 @@ fn structured(more: &Value) -> Result<CloudEvent, CloudEventError> {
 }
 
 /// The message that an event is kept as.
-fn message(event: CloudEvent) -> Message {
+pub(super) fn message(event: CloudEvent) -> Message {
     let Kept { headers, content_type, payload } = event.keep();
     let content_type = content_type.unwrap_or_else(|| payload.kind.default_content_type().to_owned());
     Message {
@@ -52,6 +52,7 @@ fn message(event: CloudEvent) -> Message {
         persistent: true,
         generation: 0,
         targets: Arc::from([]),
+        test: false,
         trace: None,
         metadata: Metadata {
             message_id: MessageId::new("m").unwrap(),

@@ -307,6 +307,7 @@ fn message(id: &str, dies: &Dies) -> Message {
         persistent: true,
         generation: 0,
         targets: Arc::from([]),
+        test: false,
         trace: None,
         metadata: Metadata {
             message_id: MessageId::new(id).unwrap(),

@@ -367,6 +367,7 @@ pub fn message(id: &str, priority: Priority) -> Message {
         persistent: true,
         generation: 0,
         targets: Arc::from([]),
+        test: false,
         trace: None,
         metadata: Metadata {
             message_id: MessageId::new(id).unwrap(),
