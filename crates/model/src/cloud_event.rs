@@ -16,11 +16,13 @@
 //! | data: bytes | the payload, bytes |
 //! | no data | the payload is empty; `ce-data` is `"none"` |
 //!
-//! `ce-data` can be no attribute: the specification forbids one of that name.
+//! `ce-data` can be no attribute: the specification forbids one of that name. What any other message is as an
+//! event, [`CloudEvent::of`] says.
 
 mod attribute;
 mod binary;
 mod kept;
+mod made;
 mod structured;
 
 use std::collections::BTreeMap;
