@@ -4,13 +4,15 @@ use std::{sync::Arc, time::Duration};
 
 use postroad_model::{
     delivery::{
-        Attempt, DeadReason, Failure, Health, Hold, Outcome, Place as Goes, Verdict, judge, parse_retry_after,
+        Attempt, DeadReason, Failure, Health, Hold, Outcome, Place as Goes, Verdict, judge, judge_test,
+        parse_retry_after,
     },
     message::Message,
     subscription::RetryPolicy,
     time::millis,
 };
 use postroad_store::{Lease, Settlement, entry::EntryError};
+use reqwest::{Request, Url};
 use tokio::time::Instant;
 use tracing::{debug, error};
 
@@ -18,7 +20,7 @@ use crate::{
     client::NoAnswer,
     metrics::{AttemptEnd, AttemptLabels, DeadLabels},
     places::Place,
-    request,
+    request::{self, Sending},
     shared::Shared,
     targets::Target,
 };
@@ -41,30 +43,45 @@ pub async fn deliver(shared: Shared, lease: Lease, target: Arc<Target>, place: P
     let settlement = if lease.since.elapsed() > shared.config.latest_start {
         unsent(lease)
     } else {
-        attempt(&shared, lease, &target, &message).await
+        let (outcome, attempt) = if has_expired(&shared, &lease, &message) {
+            (Outcome::Expired, None)
+        } else {
+            send(&shared, &lease, &target, &message).await
+        };
+        conclude(&shared, lease, &target, &message, &outcome, attempt)
     };
     shared.settle(settlement, Some(place));
 }
 
-/// send and judge.
-async fn attempt(shared: &Shared, lease: Lease, target: &Target, message: &Message) -> Settlement {
-    let subscription = &target.subscription;
-    let expired = message.metadata.ttl.is_some_and(|ttl| {
+/// Whether its time to live is over.
+pub fn has_expired(shared: &Shared, lease: &Lease, message: &Message) -> bool {
+    message.metadata.ttl.is_some_and(|ttl| {
         lease.accepted_ms.saturating_add(ttl.saturating_mul(1_000)) <= shared.redis_now_ms()
-    });
-    let (outcome, attempt) =
-        if expired { (Outcome::Expired, None) } else { send(shared, &lease, target, message).await };
-    let mut verdict = judge(
-        &subscription.retry,
-        subscription.auto_ack,
-        lease.tries.progress,
-        &outcome,
-        rand::random::<f64>(),
-    );
-    if outcome == Outcome::Unsent {
+    })
+}
+
+/// judge: what becomes of a delivery that came to this.
+pub fn conclude(
+    shared: &Shared,
+    lease: Lease,
+    target: &Target,
+    message: &Message,
+    outcome: &Outcome,
+    attempt: Option<Attempt>,
+) -> Settlement {
+    let subscription = &target.subscription;
+    let progress = lease.tries.progress;
+    let mut verdict = if message.test {
+        judge_test(progress, outcome)
+    } else {
+        judge(&subscription.retry, subscription.auto_ack, progress, outcome, rand::random::<f64>())
+    };
+    if *outcome == Outcome::Unsent {
         verdict.place = Goes::Later { delay_ms: EXHAUSTED_WAIT_MS };
     }
-    count(shared, &outcome, verdict.place);
+    if !message.test {
+        count(shared, outcome, verdict.place);
+    }
     debug!(
         message.id = %message.id,
         subscription.id = %subscription.id,
@@ -81,42 +98,70 @@ async fn send(
     target: &Target,
     message: &Message,
 ) -> (Outcome, Option<Attempt>) {
-    let number = lease.tries.progress.attempts + 1;
-    let started_at_ms = shared.clock.now_ms();
+    let sending = Sending { message, attempt: lease.tries.progress.attempts + 1 };
+    let now_ms = shared.clock.now_ms();
+    let build = |url: &Url| request::build(target, url, sending, now_ms, rand::random());
+    let Called { outcome, attempt, .. } = call(shared, target, now_ms, build, Attempt::RESPONSE_BYTES).await;
+    (outcome, attempt.map(|attempt| Attempt { number: sending.attempt, ..attempt }))
+}
+
+/// What came of a request.
+pub struct Called {
+    /// In a word.
+    pub outcome: Outcome,
+    /// As it is kept, but for its number; none where nothing was attempted.
+    pub attempt: Option<Attempt>,
+    /// The first bytes of a 2xx.
+    pub body: Vec<u8>,
+}
+
+/// send: makes the request and hears what comes of it. So many bytes of the answer are kept.
+pub async fn call(
+    shared: &Shared,
+    target: &Target,
+    started_at_ms: u64,
+    build: impl FnOnce(&Url) -> Request,
+    keep: usize,
+) -> Called {
     let mut attempt =
-        Attempt { number, started_at_ms, duration_ms: 0, status: None, error: None, response: None };
+        Attempt { number: 0, started_at_ms, duration_ms: 0, status: None, error: None, response: None };
     let Some(url) = &target.url else {
         attempt.error = Some("the callback URL may not be called; egress.allow can permit it".into());
-        return (Outcome::Failed(Failure::Blocked), Some(attempt));
+        let outcome = Outcome::Failed(Failure::Blocked);
+        return Called { outcome, attempt: Some(attempt), body: Vec::new() };
     };
-    let request = request::build(target, url, message, number, started_at_ms, rand::random());
+    let request = build(url);
     let began = Instant::now();
-    let answer = shared.callbacks.send(request).await;
+    let answer = shared.callbacks.send(request, keep).await;
     attempt.duration_ms = millis(began.elapsed());
     match answer {
         Ok(answer) => {
             attempt.status = Some(answer.status);
-            attempt.response = (!answer.body.is_empty()).then_some(answer.body);
+            attempt.response = answer.shown();
+            let mut body = answer.body;
             if !(200..300).contains(&answer.status) {
                 attempt.error = Some(format!("answered {}", answer.status));
+                body = Vec::new();
             }
             let now_ms = shared.clock.now_ms();
             let retry_after_ms = answer.retry_after.and_then(|text| parse_retry_after(&text, now_ms));
-            (Outcome::Answered { status: answer.status, retry_after_ms }, Some(attempt))
+            let outcome = Outcome::Answered { status: answer.status, retry_after_ms };
+            Called { outcome, attempt: Some(attempt), body }
         }
         Err(no_answer) => {
             attempt.error = Some(no_answer.to_string());
-            match no_answer {
+            let (outcome, attempt) = match no_answer {
                 NoAnswer::Failed { failure, .. } => (Outcome::Failed(failure), Some(attempt)),
                 NoAnswer::Exhausted(_) => (Outcome::Unsent, None),
-            }
+            };
+            Called { outcome, attempt, body: Vec::new() }
         }
     }
 }
 
 /// What cannot be read is dead at once, alone, with its bytes; what a newer release wrote is left to newer
 /// workers.
-fn unreadable(shared: &Shared, lease: Lease, why: &EntryError) -> Settlement {
+pub fn unreadable(shared: &Shared, lease: Lease, why: &EntryError) -> Settlement {
     error!(subscription.id = %lease.subscription, entry = %lease.id, %why, "cannot read a queued entry");
     let place = match why {
         EntryError::Newer(_) => Goes::Later { delay_ms: NEWER_WAIT_MS },

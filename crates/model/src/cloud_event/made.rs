@@ -161,8 +161,9 @@ mod tests {
     #[test]
     fn data_is_what_was_published() {
         use PayloadKind::{Bytes, Json, Text};
-        // Kind, payload, content type; as data in JSON, as a body.
-        let table: [(PayloadKind, &[u8], &str, Value, &[u8]); 8] = [
+        /// Kind, payload, content type; as data in JSON, as a body.
+        type Row<'a> = (PayloadKind, &'a [u8], &'a str, Value, &'a [u8]);
+        let table: [Row<'_>; 8] = [
             (Json, b"{\"a\":1}", "text/odd", json!({ "data": { "a": 1 } }), b"{\"a\":1}"),
             (Text, "größe\n".as_bytes(), "text/plain", json!({ "data": "größe\n" }), "größe\n".as_bytes()),
             (Text, b"", "text/plain", json!({ "data": "" }), b""),
