@@ -43,6 +43,22 @@ pub async fn json_unique<T: DeserializeOwned>(request: Request, max_bytes: usize
     Ok(parsed)
 }
 
+/// The same for a body that may be left out: then everything in it was.
+pub async fn json_or_default<T: DeserializeOwned + Default>(
+    request: Request,
+    max_bytes: usize,
+) -> ApiResult<T> {
+    let typed = json_type(request.headers());
+    let body = bytes(request, max_bytes).await?;
+    if body.is_empty() {
+        return Ok(T::default());
+    }
+    typed?;
+    let parsed = parse(&body)?;
+    parse::<Unique>(&body)?;
+    Ok(parsed)
+}
+
 /// Refuses a body that says it is something else than JSON.
 pub fn json_type(headers: &HeaderMap) -> ApiResult<()> {
     if let Some(coding) = headers.get(header::CONTENT_ENCODING)

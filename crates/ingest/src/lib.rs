@@ -14,6 +14,7 @@ pub mod flight;
 pub mod metrics;
 pub mod publish;
 pub mod subscribe;
+pub mod test_rate;
 
 use std::{sync::Arc, time::Instant};
 
@@ -41,6 +42,7 @@ use config::{Config, IngestConfig};
 use flight::Gate;
 use metrics::Metrics;
 use publish::Limits;
+use test_rate::TestRate;
 
 /// How an API instance names itself among the living.
 pub const KIND: &str = "ingest";
@@ -55,6 +57,8 @@ pub struct App {
     pub config: IngestConfig,
     /// What is counted.
     pub metrics: Metrics,
+    /// The tests of subscriptions of late.
+    pub tests: Arc<TestRate>,
     /// This instance's clock.
     pub clock: Clock,
     /// When it started.
@@ -94,6 +98,8 @@ pub fn router(app: Arc<App>) -> Router {
         )
         .route("/v1/subscriptions/{id}/pause", post(calls::subscriptions::pause))
         .route("/v1/subscriptions/{id}/resume", post(calls::subscriptions::resume))
+        .route("/v1/subscriptions/{id}/rotate-secret", post(calls::subscriptions::rotate_secret))
+        .route("/v1/subscriptions/{id}/test", post(calls::subscriptions::test))
         .route("/health", get(calls::health::health))
         .method_not_allowed_fallback(no_such_method)
         .fallback(no_such_path)
@@ -122,6 +128,7 @@ pub async fn run(config: Config, context: Context) -> anyhow::Result<()> {
         store: store.clone(),
         config: ingest_config,
         metrics,
+        tests: Arc::default(),
         clock,
         started: Instant::now(),
     });

@@ -380,7 +380,7 @@ impl Terms {
     }
 }
 
-fn within<T: PartialOrd + std::fmt::Display>(
+fn within<T: PartialOrd + Copy + std::fmt::Display>(
     field: &str,
     value: Option<T>,
     least: T,

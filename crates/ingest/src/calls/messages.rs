@@ -18,6 +18,7 @@ use postroad_api::{
     path::Named,
 };
 use postroad_model::{
+    delivery::Attempt,
     id::{Kind, MessageId},
     json_scan::check_depth,
     message::{Message, Payload, PayloadKind},
@@ -469,18 +470,19 @@ struct AttemptView {
 }
 
 async fn deliveries_of(app: &App, found: &Found) -> ApiResult<Vec<DeliveryView>> {
+    let is_test = found.message.as_ref().is_some_and(|message| message.test);
     let mut deliveries = Vec::new();
     for trace in app.store.locate(found.partition, found.at).await? {
         let mut subscriptions: Vec<&str> = trace.lines.iter().map(Line::subscription).collect();
         subscriptions.sort_unstable();
         subscriptions.dedup();
-        deliveries.extend(subscriptions.into_iter().map(|subscription| view(&trace, subscription)));
+        deliveries.extend(subscriptions.into_iter().map(|subscription| view(&trace, subscription, is_test)));
     }
     deliveries.sort_by(|a, b| a.subscription_id.cmp(&b.subscription_id));
     Ok(deliveries)
 }
 
-fn view(trace: &Trace, subscription: &str) -> DeliveryView {
+fn view(trace: &Trace, subscription: &str, is_test: bool) -> DeliveryView {
     let lines = || trace.lines.iter().filter(|line| line.subscription() == subscription);
     let queued_at = lines().find_map(|line| match line {
         Line::Queued { at_ms, .. } => Some(Time::from_millis(*at_ms)),
@@ -501,7 +503,12 @@ fn view(trace: &Trace, subscription: &str) -> DeliveryView {
         .collect();
     let dead_reason = trace.dead_reason(subscription);
     let lies = trace.located.iter().rev().find(|row| row.subscription == subscription).map(|row| &row.lies);
-    let settled = lines().any(|line| matches!(line, Line::Attempted { place, .. } if place == "s"));
+    // A test that failed is settled too, since that is the end of it.
+    let failed = |attempt: &Attempt| is_test && attempt.error.is_some();
+    let settled = lines().find_map(|line| match line {
+        Line::Attempted { place, attempt, .. } if place == "s" => Some(!failed(attempt)),
+        _ => None,
+    });
     let (state, due_ms) = match lies {
         Some(Lies::Waiting) => (DeliveryState::Queued, None),
         Some(Lies::InFlight(_)) => (DeliveryState::InFlight, None),
@@ -510,8 +517,11 @@ fn view(trace: &Trace, subscription: &str) -> DeliveryView {
         Some(Lies::Gone) | None => match dead_reason {
             Some(postroad_model::delivery::DeadReason::Expired) => (DeliveryState::Expired, None),
             Some(_) => (DeliveryState::Dead, None),
-            None if settled => (DeliveryState::Delivered, None),
-            None => (DeliveryState::Cancelled, None),
+            None => match settled {
+                Some(true) => (DeliveryState::Delivered, None),
+                Some(false) => (DeliveryState::Dead, None),
+                None => (DeliveryState::Cancelled, None),
+            },
         },
     };
     DeliveryView {

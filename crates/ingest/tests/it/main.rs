@@ -3,12 +3,16 @@
 mod bulk;
 mod callbacks;
 mod channels;
+mod daemons;
 mod deliveries;
 mod health;
 mod kit;
 mod outage;
+mod payloads;
 mod publish;
 mod refused;
 mod refused_messages;
 mod refused_subscriptions;
+mod samples;
+mod secrets;
 mod subscriptions;

@@ -194,7 +194,7 @@ async fn no_request_grows_beyond_a_mebibyte() {
     let received = road.receiver.received("/in");
     let counts: Vec<usize> = all_held(&received).iter().map(Vec::len).collect();
     assert_eq!(counts.iter().sum::<usize>(), 13);
-    assert!(counts.iter().any(|count| *count == 5), "{counts:?}");
+    assert!(counts.contains(&5), "{counts:?}");
     for request in received {
         let held = held(&request);
         let is_huge = held[0].0 == "huge" && held.len() == 1;
