@@ -33,27 +33,25 @@ pub async fn json<T: DeserializeOwned>(request: Request, max_bytes: usize) -> Ap
     parse(&bytes(request, max_bytes).await?)
 }
 
+/// The same for a call whose body may be left out.
+pub async fn json_or_default<T: DeserializeOwned + Default>(
+    request: Request,
+    max_bytes: usize,
+) -> ApiResult<T> {
+    let headers = request.headers().clone();
+    let body = bytes(request, max_bytes).await?;
+    if body.is_empty() {
+        return Ok(T::default());
+    }
+    json_type(&headers)?;
+    parse(&body)
+}
+
 /// The same, and refuses a body that names anything twice: for calls of which there are few, since the body is
 /// read twice over.
 pub async fn json_unique<T: DeserializeOwned>(request: Request, max_bytes: usize) -> ApiResult<T> {
     json_type(request.headers())?;
     let body = bytes(request, max_bytes).await?;
-    let parsed = parse(&body)?;
-    parse::<Unique>(&body)?;
-    Ok(parsed)
-}
-
-/// The same for a body that may be left out: then everything in it was.
-pub async fn json_or_default<T: DeserializeOwned + Default>(
-    request: Request,
-    max_bytes: usize,
-) -> ApiResult<T> {
-    let typed = json_type(request.headers());
-    let body = bytes(request, max_bytes).await?;
-    if body.is_empty() {
-        return Ok(T::default());
-    }
-    typed?;
     let parsed = parse(&body)?;
     parse::<Unique>(&body)?;
     Ok(parsed)

@@ -7,9 +7,11 @@
 //! one with the same id delivers nothing twice. It keeps no state of its own: any number of instances may
 //! run, and a caller may speak to a different one each time.
 
+pub mod acknowledge;
 pub mod admission;
 pub mod calls;
 pub mod config;
+pub mod deliveries;
 pub mod flight;
 pub mod metrics;
 pub mod publish;
@@ -63,6 +65,8 @@ pub struct App {
     pub clock: Clock,
     /// When it started.
     pub started: Instant,
+    /// Asks what waits to come to its end.
+    pub stop: Stop,
 }
 
 impl App {
@@ -87,6 +91,7 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/v1/messages", post(calls::messages::publish))
         .route("/v1/messages/bulk", post(calls::messages::publish_bulk))
         .route("/v1/messages/{id}", get(calls::messages::show))
+        .route("/v1/messages/{id}/ack", post(calls::acknowledgments::acknowledge_message))
         .route("/v1/messages/{id}/deliveries", get(calls::messages::deliveries))
         .route("/v1/channels/{name}/messages", post(calls::messages::publish_raw))
         .route("/v1/subscriptions", post(calls::subscriptions::create).get(calls::subscriptions::list))
@@ -96,11 +101,14 @@ pub fn router(app: Arc<App>) -> Router {
                 .patch(calls::subscriptions::patch)
                 .delete(calls::subscriptions::cancel),
         )
+        .route("/v1/subscriptions/{id}/pull", post(calls::pull::pull))
+        .route("/v1/subscriptions/{id}/ack", post(calls::acknowledgments::acknowledge_batch))
         .route("/v1/subscriptions/{id}/pause", post(calls::subscriptions::pause))
         .route("/v1/subscriptions/{id}/resume", post(calls::subscriptions::resume))
         .route("/v1/subscriptions/{id}/rotate-secret", post(calls::subscriptions::rotate_secret))
         .route("/v1/subscriptions/{id}/test", post(calls::subscriptions::test))
         .route("/health", get(calls::health::health))
+        .merge(calls::message_queue::router())
         .method_not_allowed_fallback(no_such_method)
         .fallback(no_such_path)
         .with_state(app)
@@ -131,6 +139,7 @@ pub async fn run(config: Config, context: Context) -> anyhow::Result<()> {
         tests: Arc::default(),
         clock,
         started: Instant::now(),
+        stop: stop.clone(),
     });
     let side = health::router(readiness.clone(), Arc::new(metrics_registry));
     let side = side.method_not_allowed_fallback(no_such_method);

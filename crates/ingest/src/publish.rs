@@ -355,7 +355,7 @@ fn check_text(field: &'static str, text: Option<&str>) -> ApiResult<()> {
 }
 
 /// A payload as it stands in a request.
-fn payload(raw: &RawValue, base64: bool) -> ApiResult<Payload> {
+pub(crate) fn payload(raw: &RawValue, base64: bool) -> ApiResult<Payload> {
     let text = raw.get();
     match text.as_bytes().first() {
         Some(b'{') if base64 => {

@@ -280,7 +280,8 @@ fn failed(policy: &RetryPolicy, before: Progress, not_before_ms: u64, jitter: f6
 /// One attempt, as it is kept with the delivery and shown to people.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Attempt {
-    /// Its number, from 1. Attempts whose worker was lost are not numbered and say 0.
+    /// Its number, from 1. What was no attempt that came to an end says 0: a worker that was lost, an
+    /// acknowledgment that was missed, what a subscriber says of itself.
     #[serde(rename = "n")]
     pub number: u32,
     /// When it began, by the worker's clock.
@@ -303,6 +304,8 @@ pub struct Attempt {
 impl Attempt {
     /// How much of an answer is kept.
     pub const RESPONSE_BYTES: usize = 256;
+    /// The error of one whose worker was lost.
+    pub const LOST: &'static str = "the worker that held it was lost";
 
     /// When it began.
     pub fn started_at(&self) -> Time {

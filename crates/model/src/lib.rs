@@ -20,6 +20,7 @@
 //! What is *not* here: how any of it is stored (`postroad-store`) or sent (`postroad-worker`).
 
 pub mod cloud_event;
+pub mod dead_letter;
 pub mod delivery;
 pub mod egress;
 pub mod filter;
@@ -28,6 +29,7 @@ pub mod id;
 pub mod json_scan;
 pub mod matching;
 pub mod message;
+pub mod message_delivery;
 pub mod names;
 pub mod placement;
 pub mod signature;

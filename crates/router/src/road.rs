@@ -20,6 +20,12 @@ pub struct Parcel {
     pub keep: bool,
     /// The rank of its priority.
     pub rank: u8,
+    /// When it expires, by Redis's clock in milliseconds.
+    pub expires_ms: Option<u64>,
+    /// What its order is kept by.
+    pub line: Option<String>,
+    /// The most that may wait in a queue before its oldest goes.
+    pub max_length: Option<u32>,
     /// The subscriptions.
     pub to: Vec<SubscriptionId>,
 }
@@ -113,6 +119,9 @@ impl Road {
                 accepted: &parcel.accepted,
                 keep: parcel.keep,
                 rank: parcel.rank,
+                expires_ms: parcel.expires_ms,
+                line: parcel.line.clone(),
+                max_length: parcel.max_length,
                 to: parcel.to.clone(),
             })
             .collect();
@@ -201,6 +210,9 @@ mod tests {
             accepted: Arc::new(Accepted { id: id(ms), accepted_ms: ms, entry }),
             keep: true,
             rank: 1,
+            expires_ms: None,
+            line: None,
+            max_length: None,
             to: vec![SubscriptionId::new("sub_1").unwrap()],
         }
     }

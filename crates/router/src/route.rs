@@ -12,6 +12,7 @@ use postroad_model::{message::Message, subscription::Subscription, time::millis}
 use postroad_store::{
     Backoff, IngressReader, Linked, Routed, Store, StoreError, StreamId,
     entry::{Accepted, EntryError},
+    line_of,
 };
 use tracing::{error, info, warn};
 
@@ -292,6 +293,10 @@ impl Router {
             catalog.matches(message, &mut matched);
         }
         let layout = self.store.layout();
+        // A test that comes too late is no dead letter: the worker drops it.
+        let ttl = message.metadata.ttl.filter(|_| !message.test);
+        let lifetime_ms = ttl.map(|ttl| ttl.saturating_mul(1_000));
+        let line = message.ordering_key.as_ref().map(|key| line_of(&message.channel, key));
         let mut lanes: BTreeMap<u16, Parcel> = BTreeMap::new();
         for subscription in matched {
             lanes
@@ -300,6 +305,9 @@ impl Router {
                     accepted: Arc::clone(accepted),
                     keep: message.persistent,
                     rank: message.priority.rank(),
+                    expires_ms: lifetime_ms.map(|ms| accepted.accepted_ms.saturating_add(ms)),
+                    line: line.clone(),
+                    max_length: None,
                     to: Vec::new(),
                 })
                 .to

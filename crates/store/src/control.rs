@@ -229,13 +229,17 @@ impl Store {
             serde_json::to_string(subscription).map_err(|error| StoreError::Refused(error.to_string()))?;
         let mut call = self.apply_call(&subscription.id, change, status);
         call.arg(subscription.prefetch_count).arg(limits.entries).arg(limits.bytes).arg(settings).arg(0);
+        call.arg(if subscription.ordered { "1" } else { "" })
+            .arg(subscription.rate_limit.map_or_else(String::new, |rate| rate.to_string()))
+            .arg(subscription.dead_letter_queue.as_ref().map_or("", |channel| channel.as_str()))
+            .arg(if subscription.auto_ack { "" } else { "1" });
         Ok(int(&script::call(&self.link, call).await?)? == 1)
     }
 
     /// apply, for a subscription that is cancelled.
     pub async fn apply_cancelled(&self, id: &SubscriptionId, change: StreamId) -> Result<(), StoreError> {
         let mut call = self.apply_call(id, change, "cancelled");
-        call.arg(0).arg(0).arg(0).arg("").arg(TOMBSTONE_MS);
+        call.arg(0).arg(0).arg(0).arg("").arg(TOMBSTONE_MS).arg("").arg("").arg("").arg("");
         script::call(&self.link, call).await.map(drop)
     }
 

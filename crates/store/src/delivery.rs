@@ -1,4 +1,4 @@
-//! Moves of a delivery that workers make: take, settle, promote, sweep, disown.
+//! Moves of a delivery that workers make: take, settle, promote, sweep, disown. What is pulled: see `pull`.
 
 use std::{
     collections::HashMap,
@@ -66,6 +66,8 @@ pub struct Taken {
     pub passed: Option<StreamId>,
     /// Suspects that were put off for a moment.
     pub put_off: u64,
+    /// When a rate allows more, where one limits now.
+    pub wait: Option<Duration>,
 }
 
 /// What became of a lease.
@@ -105,6 +107,8 @@ pub struct Settled {
     pub disabled: Vec<String>,
     /// Tokens lie ready in the lane.
     pub ready: bool,
+    /// Notes lie in the lane's outbox.
+    pub notes: bool,
 }
 
 /// What `promote` did.
@@ -116,6 +120,8 @@ pub struct Promoted {
     pub next_due: Option<Duration>,
     /// Deliveries whose acknowledgment did not come; to be judged and settled.
     pub missed: Vec<Lease>,
+    /// Notes lie in the lane's outbox.
+    pub notes: bool,
 }
 
 /// What `sweep` found.
@@ -197,11 +203,12 @@ impl Store {
         Ok(answers.into_iter().map(|answer| read_settled(answer?)).collect())
     }
 
-    /// promote: due timers of lanes.
+    /// promote: due timers of lanes. `trace_ms` is how long traces are kept.
     pub async fn promote(
         &self,
         me: &str,
         lanes: &[u16],
+        trace_ms: u64,
     ) -> Result<Vec<Result<Promoted, StoreError>>, StoreError> {
         const MOST: usize = 200;
         let since = Instant::now();
@@ -209,7 +216,7 @@ impl Store {
             .iter()
             .map(|lane| {
                 let mut call = Call::new(&script::PROMOTE, &self.keys, Tag::Lane(*lane));
-                call.arg(me).arg(MOST);
+                call.arg(me).arg(MOST).arg(trace_ms);
                 call
             })
             .collect();
@@ -275,7 +282,7 @@ impl Store {
     }
 }
 
-fn due(ms: i64) -> Option<Duration> {
+pub(crate) fn due(ms: i64) -> Option<Duration> {
     u64::try_from(ms).ok().map(Duration::from_millis)
 }
 
@@ -351,8 +358,8 @@ fn write_settlement(call: &mut Call, settlement: &Settlement) {
 
 fn read_taken(lane: u16, since: Instant, value: Value) -> Result<Taken, StoreError> {
     let mut parts = array(value)?.into_iter();
-    let (Some(leases), Some(left), Some(passed), Some(put_off)) =
-        (parts.next(), parts.next(), parts.next(), parts.next())
+    let (Some(leases), Some(left), Some(passed), Some(put_off), Some(wait)) =
+        (parts.next(), parts.next(), parts.next(), parts.next(), parts.next())
     else {
         return Err(short("take"));
     };
@@ -361,13 +368,14 @@ fn read_taken(lane: u16, since: Instant, value: Value) -> Result<Taken, StoreErr
         left: int(&left)? > 0,
         passed: text(passed)?.parse().ok(),
         put_off: count(&put_off)?,
+        wait: due(int(&wait)?),
     })
 }
 
 fn read_settled(value: Value) -> Result<Settled, StoreError> {
     let mut parts = array(value)?.into_iter();
-    let (Some(stale), Some(next_due), Some(disabled), Some(ready)) =
-        (parts.next(), parts.next(), parts.next(), parts.next())
+    let (Some(stale), Some(next_due), Some(disabled), Some(ready), Some(notes)) =
+        (parts.next(), parts.next(), parts.next(), parts.next(), parts.next())
     else {
         return Err(short("settle"));
     };
@@ -376,17 +384,21 @@ fn read_settled(value: Value) -> Result<Settled, StoreError> {
         next_due: due(int(&next_due)?),
         disabled: array(disabled)?.into_iter().map(text).collect::<Result<_, _>>()?,
         ready: int(&ready)? > 0,
+        notes: int(&notes)? > 0,
     })
 }
 
 fn read_promoted(lane: u16, since: Instant, value: Value) -> Result<Promoted, StoreError> {
     let mut parts = array(value)?.into_iter();
-    let (Some(handled), Some(next_due), Some(missed)) = (parts.next(), parts.next(), parts.next()) else {
+    let (Some(handled), Some(next_due), Some(missed), Some(notes)) =
+        (parts.next(), parts.next(), parts.next(), parts.next())
+    else {
         return Err(short("promote"));
     };
     Ok(Promoted {
         handled: count(&handled)?,
         next_due: due(int(&next_due)?),
         missed: read_leases(lane, since, missed)?,
+        notes: int(&notes)? > 0,
     })
 }

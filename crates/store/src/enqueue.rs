@@ -1,10 +1,13 @@
 //! enqueue: entries into the work queues of a lane, as links of their partitions' chains.
 
-use postroad_model::id::SubscriptionId;
+use postroad_model::{
+    id::SubscriptionId,
+    names::{ChannelName, OrderingKey},
+};
 use redis::{Pipeline, Value};
 
 use crate::{
-    Store, StreamId,
+    IdKey, Store, StreamId,
     entry::Accepted,
     error::StoreError,
     keys::{self, Tag},
@@ -33,8 +36,14 @@ pub struct Placed<'a> {
     pub accepted: &'a Accepted,
     /// Whether the message keeps a history (`persistent`).
     pub keep: bool,
-    /// The rank of its priority.
+    /// The rank of its priority; an ordered subscription knows none.
     pub rank: u8,
+    /// When it expires, by Redis's clock in milliseconds.
+    pub expires_ms: Option<u64>,
+    /// What its order is kept by; see [`line_of`].
+    pub line: Option<String>,
+    /// The most that may wait in a queue before its oldest goes (`x-max-length` with `drop-head`).
+    pub max_length: Option<u32>,
     /// The subscriptions that it goes to.
     pub to: Vec<SubscriptionId>,
 }
@@ -107,6 +116,28 @@ impl Store {
     }
 }
 
+/// A short name of a channel's ordering key: messages of one keep their order.
+pub fn line_of(channel: &ChannelName, key: &OrderingKey) -> String {
+    IdKey::line(channel, key)
+}
+
+/// What is said of an entry beside its text: most have nothing but their history.
+fn terms(placed: &Placed<'_>) -> String {
+    use std::fmt::Write;
+    let mut text = if placed.keep { "1" } else { "0" }.to_owned();
+    // Writing to a string does not fail.
+    if let Some(at) = placed.expires_ms {
+        let _ = write!(text, " x={at}");
+    }
+    if let Some(line) = &placed.line {
+        let _ = write!(text, " k={line}");
+    }
+    if let Some(most) = placed.max_length {
+        let _ = write!(text, " n={most}");
+    }
+    text
+}
+
 fn write_link(call: &mut Call, link: &Link<'_>) {
     call.arg(link.partition).arg(link.prev.to_string()).arg(link.last.to_string()).arg(link.entries.len());
     for placed in &link.entries {
@@ -114,7 +145,7 @@ fn write_link(call: &mut Call, link: &Link<'_>) {
         call.arg(accepted.id.to_string())
             .arg(&accepted.entry.record[..])
             .arg(accepted.accepted_ms)
-            .arg(u8::from(placed.keep))
+            .arg(terms(placed))
             .arg(placed.to.len());
         for subscription in &placed.to {
             call.arg(subscription.as_str()).arg(placed.rank);

@@ -58,6 +58,14 @@ names! {
     TRIES = "tries:";
     /// Sorted set: everything that waits for a time, by due time.
     TIMERS = "timers";
+    /// Hashes `locks:<id>`: ordering key → rank:entry of the one delivery of it that may be out.
+    LOCKS = "locks:";
+    /// Sorted sets `held:<id>`: `<ordering key>:<entry>` of deliveries that wait behind their key's lock.
+    HELD = "held:";
+    /// Sorted sets `expiry:<id>`: rank:entry by when it expires.
+    EXPIRY = "expiry:";
+    /// Signals `pull:<id>`: there is something to be pulled.
+    PULL = "pull:";
     /// Set: subscriptions whose queues hold entries.
     LIVE = "live";
     /// Streams `dead:<id>`: dead letters.

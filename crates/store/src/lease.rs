@@ -37,6 +37,8 @@ pub struct Lease {
     pub entry: Entry,
     /// When the message was accepted, by Redis's clock.
     pub accepted_ms: u64,
+    /// When it expires, by Redis's clock in milliseconds.
+    pub expires_ms: Option<u64>,
     /// Where its trace lies; empty without a history.
     pub reference: String,
     /// When it was asked for: its lease began no earlier.
@@ -109,7 +111,7 @@ pub(crate) fn read_leases(lane: u16, since: Instant, value: Value) -> Result<Vec
     Ok(leases)
 }
 
-fn read_lease(
+pub(crate) fn read_lease(
     lane: u16,
     since: Instant,
     subscription: SubscriptionId,
@@ -134,6 +136,7 @@ fn read_lease(
         tries,
         entry: fields.entry(),
         accepted_ms: fields.take_number("t"),
+        expires_ms: Some(fields.take_number("x")).filter(|at| *at > 0),
         reference: fields.take_text("ref"),
         since,
     })

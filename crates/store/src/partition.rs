@@ -40,15 +40,20 @@ impl IdKey {
             .finalize();
         let mut field = hex(&digest[..12]);
         if let Some((channel, key)) = line {
-            let line = Sha256::new()
-                .chain_update(channel.as_str())
-                .chain_update([0])
-                .chain_update(key.as_str())
-                .finalize();
             field.push('/');
-            field.push_str(&hex(&line[..8]));
+            field.push_str(&Self::line(channel, key));
         }
         Self { number: u32::from_be_bytes([0, digest[29], digest[30], digest[31]]), field }
+    }
+
+    /// A short name of a channel's ordering key.
+    pub(crate) fn line(channel: &ChannelName, key: &OrderingKey) -> String {
+        let digest = Sha256::new()
+            .chain_update(channel.as_str())
+            .chain_update([0])
+            .chain_update(key.as_str())
+            .finalize();
+        hex(&digest[..8])
     }
 
     /// The small hash at a depth, as the scripts name it.

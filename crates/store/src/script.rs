@@ -35,6 +35,7 @@ macro_rules! scripts {
 }
 
 const LANE: &str = include_str!("lua/lane.lua");
+const HAND: &str = concat!(include_str!("lua/lane.lua"), include_str!("lua/hand.lua"));
 
 scripts! {
     ACCEPT: "accept", "";
@@ -43,7 +44,10 @@ scripts! {
     ROUTED: "routed", "";
     TRIM: "trim", "";
     ENQUEUE: "enqueue", LANE;
-    TAKE: "take", LANE;
+    TAKE: "take", HAND;
+    PULL: "pull", HAND;
+    OUTSTANDING: "outstanding", LANE;
+    EXTEND: "extend", LANE;
     SETTLE: "settle", LANE;
     PROMOTE: "promote", LANE;
     SWEEP: "sweep", LANE;

@@ -6,7 +6,8 @@
 //! * `a <subscription> <place> <attempt as JSON>`: attempted; the place is `s` settled, `k` awaiting its
 //!   acknowledgment, `l` scheduled, `a` due again, `d=<reason>` dead;
 //! * `d <subscription> <reason> <ms>`: dead without an attempt;
-//! * `r <subscription> <job> <ms>`: replayed from the dead letters.
+//! * `r <subscription> <job> <ms>`: replayed from the dead letters;
+//! * `p <subscription> <ms>`: handed out to whoever pulled it.
 //!
 //! It is history only: what a delivery's state is, the place says where it lies.
 
@@ -61,6 +62,13 @@ pub enum Line {
         /// When, by Redis's clock.
         at_ms: u64,
     },
+    /// Handed out to whoever pulled it.
+    Pulled {
+        /// The subscription.
+        subscription: String,
+        /// When, by Redis's clock.
+        at_ms: u64,
+    },
 }
 
 impl Line {
@@ -70,7 +78,8 @@ impl Line {
             Self::Queued { subscription, .. }
             | Self::Attempted { subscription, .. }
             | Self::Dead { subscription, .. }
-            | Self::Replayed { subscription, .. } => subscription,
+            | Self::Replayed { subscription, .. }
+            | Self::Pulled { subscription, .. } => subscription,
         }
     }
 
@@ -97,6 +106,7 @@ impl Line {
                 let job = parts.next()?.to_owned();
                 Self::Replayed { subscription, job, at_ms: parts.next()?.parse().ok()? }
             }
+            "p" => Self::Pulled { subscription, at_ms: parts.next()?.parse().ok()? },
             _ => return None,
         })
     }
@@ -159,8 +169,12 @@ impl Trace {
         match last {
             Line::Dead { reason, .. } => DeadReason::parse(reason),
             Line::Attempted { place, .. } => DeadReason::parse(place.strip_prefix("d=")?),
-            Line::Queued { .. } | Line::Replayed { .. } => None,
+            Line::Queued { .. } | Line::Replayed { .. } | Line::Pulled { .. } => None,
         }
+    }
+
+    pub(crate) fn read_lines(text: &str) -> Vec<Line> {
+        text.lines().filter_map(Line::parse).collect()
     }
 }
 
@@ -208,7 +222,7 @@ impl Store {
 
 fn read(value: Value) -> Result<Trace, StoreError> {
     let mut parts = array(value)?.into_iter();
-    let lines = text(parts.next().unwrap_or_default())?.lines().filter_map(Line::parse).collect();
+    let lines = Trace::read_lines(&text(parts.next().unwrap_or_default())?);
     let mut located = Vec::new();
     for row in array(parts.next().unwrap_or_default())? {
         let mut row = array(row)?.into_iter().map(text);
@@ -262,6 +276,7 @@ mod tests {
             Line::parse("r sub_1 job_1 99"),
             Some(Line::Replayed { subscription: "sub_1".into(), job: "job_1".into(), at_ms: 99 })
         );
+        assert_eq!(Line::parse("p sub_1 99"), Some(Line::Pulled { subscription: "sub_1".into(), at_ms: 99 }));
         assert_eq!(
             Line::parse("d sub_1 queue_full 99"),
             Some(Line::Dead { subscription: "sub_1".into(), reason: "queue_full".into(), at_ms: 99 })

@@ -12,9 +12,10 @@ use std::{
 use postroad_daemon::health::Readiness;
 use postroad_member::life;
 use postroad_model::{
-    delivery::{Outcome, Place, judge},
+    delivery::{Attempt, Outcome, Place, judge},
     placement::stable_hash,
     subscription::RetryPolicy,
+    time::millis,
 };
 use postroad_store::{Lease, Settlement, StoreError};
 use serde_json::json;
@@ -144,7 +145,8 @@ pub async fn promote_forever(shared: Shared, living: Living) {
 }
 
 async fn promote(shared: &Shared, lanes: &[u16], ill: &mut Ill) {
-    let answers = match shared.store.promote(&shared.me, lanes).await {
+    let trace_ms = millis(shared.config.retention);
+    let answers = match shared.store.promote(&shared.me, lanes, trace_ms).await {
         Ok(answers) => answers,
         Err(error) => return shared.outage.failed(&error),
     };
@@ -156,6 +158,9 @@ async fn promote(shared: &Shared, lanes: &[u16], ill: &mut Ill) {
             }
             if promoted.handled > 0 {
                 shared.lanes.heat([*lane]);
+            }
+            if promoted.notes {
+                shared.outbox.note(*lane);
             }
             judge_all(shared, promoted.missed, &Outcome::AckMissed).await
         };
@@ -191,12 +196,12 @@ pub async fn judge_all(shared: &Shared, leases: Vec<Lease>, outcome: &Outcome) -
 }
 
 /// What the delivery's history says of it.
-fn noted(shared: &Shared, outcome: &Outcome) -> postroad_model::delivery::Attempt {
+fn noted(shared: &Shared, outcome: &Outcome) -> Attempt {
     let error = match outcome {
         Outcome::AckMissed => "no acknowledgment came in time",
-        _ => "the worker that held it was lost",
+        _ => Attempt::LOST,
     };
-    postroad_model::delivery::Attempt {
+    Attempt {
         number: 0,
         started_at_ms: shared.clock.now_ms(),
         duration_ms: 0,

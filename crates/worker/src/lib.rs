@@ -94,6 +94,7 @@ async fn work(
         lanes: lanes::Lanes::default(),
         redis_clock: redis_clock::RedisClock::default(),
         outage: outage::Outage::default(),
+        outbox: outbox::Outboxes::default(),
         store,
         me,
         config,
@@ -110,6 +111,7 @@ async fn work(
     duties.spawn(duty::announce_forever(shared.clone(), living.clone(), readiness));
     duties.spawn(duty::promote_forever(shared.clone(), living.clone()));
     duties.spawn(sweep::sweep_forever(shared.clone(), living));
+    duties.spawn(outbox::empty_forever(shared.clone()));
     let mut taking = JoinSet::new();
     taking.spawn(take::watch_forever(shared.clone()));
     taking.spawn(take::take_forever(shared.clone()));

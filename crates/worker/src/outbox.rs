@@ -1,37 +1,90 @@
-//! What must leave a lane: here, subscriptions that were disabled.
+//! What must leave a lane: news of subscriptions that were disabled, copies of dead letters.
 //!
-//! The script that disables a subscription in its lane leaves a note in the lane's outbox. Any worker
-//! carries it out: the record is changed, `subscription.disabled` is published on `postroad.events`, and the
-//! note goes. Each step may be repeated: the change is made only while the record still says active, and the
-//! event's id comes from the note.
+//! The script that causes it leaves a note in the lane's outbox. Any worker carries it out, and the note goes. Each
+//! step may be repeated: what is published has an id that comes from its cause.
 
-use std::{collections::HashSet, sync::Arc};
+mod dead_letter;
+mod disabled;
 
-use bytes::Bytes;
-use postroad_model::{
-    id::{MessageId, SubscriptionId},
-    message::{Message, Metadata, Payload, PayloadKind, Priority},
-    names::{ChannelName, NameError, RoutingKey, ServiceName},
-    subscription::{Status, Subscription},
-    time::{Time, millis},
+use std::{
+    collections::{BTreeSet, HashSet},
+    sync::{Mutex, PoisonError},
+    time::Duration,
 };
-use postroad_store::{Acceptance, IdKey, OutboxEntry, StoreError, StreamId, entry::Entry};
-use serde_json::json;
-use tracing::{debug, error, warn};
+
+use postroad_model::{message::Message, time::millis};
+use postroad_store::{Acceptance, IdKey, OutboxEntry, Store, StoreError, StreamId, entry::Entry};
+use tokio::sync::Notify;
+use tracing::{debug, error};
 
 use crate::shared::Shared;
 
-/// The channel on which Postroad tells of itself.
-const EVENTS: &str = "postroad.events";
+/// The lanes whose outboxes are known to hold something: promoting and settling say so.
+#[derive(Default)]
+pub struct Outboxes {
+    lanes: Mutex<BTreeSet<u16>>,
+    noted: Notify,
+}
 
-/// Carries out what lies in the outboxes of lanes. A note that cannot be carried out stays and keeps no other;
-/// `ill` is what was told of already.
-pub async fn empty(
+impl Outboxes {
+    /// Something lies in that lane's.
+    pub fn note(&self, lane: u16) {
+        self.lanes.lock().unwrap_or_else(PoisonError::into_inner).insert(lane);
+        self.noted.notify_one();
+    }
+
+    async fn next(&self) -> Vec<u16> {
+        loop {
+            let lanes = std::mem::take(&mut *self.lanes.lock().unwrap_or_else(PoisonError::into_inner));
+            if !lanes.is_empty() {
+                return lanes.into_iter().collect();
+            }
+            self.noted.notified().await;
+        }
+    }
+}
+
+/// How long notes are left that could not be carried out.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// Carries out what lies in outboxes. A note that cannot be carried out stays, is told of once, and keeps no
+/// other.
+pub async fn empty_forever(shared: Shared) {
+    let mut ill = HashSet::new();
+    loop {
+        let lanes = shared.outbox.next().await;
+        match empty(&shared, &lanes, &mut ill).await {
+            // More than one look brings.
+            Ok(Emptied { all: true, left: false }) => {
+                lanes.into_iter().for_each(|lane| shared.outbox.note(lane));
+            }
+            Ok(Emptied { left: false, .. }) => {}
+            // Promoting tells of them again.
+            Ok(_) => tokio::time::sleep(PAUSE).await,
+            Err(error) => {
+                shared.outage.failed(&error);
+                tokio::time::sleep(PAUSE).await;
+            }
+        }
+    }
+}
+
+/// How emptying went.
+struct Emptied {
+    /// As many notes came as one look brings: there may be more.
+    all: bool,
+    /// Some could not be carried out.
+    left: bool,
+}
+
+async fn empty(
     shared: &Shared,
     lanes: &[u16],
     ill: &mut HashSet<(u16, StreamId)>,
-) -> Result<(), StoreError> {
-    for entry in notes(shared, lanes).await? {
+) -> Result<Emptied, StoreError> {
+    let notes = notes(shared, lanes).await?;
+    let mut emptied = Emptied { all: notes.len() >= Store::OUTBOX_MOST, left: false };
+    for entry in notes {
         let note = (entry.lane, entry.id);
         match carry_out(shared, &entry).await {
             Ok(()) => {
@@ -39,15 +92,16 @@ pub async fn empty(
             }
             Err(error) if error.is_transient() => return Err(error),
             // Its owner changed the subscription just now.
-            Err(StoreError::Conflict(_)) => {}
+            Err(StoreError::Conflict(_)) => emptied.left = true,
             Err(error) => {
+                emptied.left = true;
                 if ill.insert(note) {
                     error!(lane = entry.lane, note = %entry.id, %error, "could not carry out an outbox entry");
                 }
             }
         }
     }
-    Ok(())
+    Ok(emptied)
 }
 
 /// All lanes' at once; lane by lane where one has none that can be read.
@@ -68,75 +122,15 @@ async fn notes(shared: &Shared, lanes: &[u16]) -> Result<Vec<OutboxEntry>, Store
 }
 
 async fn carry_out(shared: &Shared, entry: &OutboxEntry) -> Result<(), StoreError> {
-    if entry.kind == "disabled" {
-        disabled(shared, entry).await?;
-    } else {
-        error!(lane = entry.lane, kind = entry.kind, "dropped an outbox entry of unknown kind");
+    match (entry.kind.as_str(), &entry.copy) {
+        ("disabled", _) => disabled::tell(shared, entry).await?,
+        ("dead", Some(copy)) => dead_letter::copy(shared, entry, copy).await?,
+        (kind, _) => error!(lane = entry.lane, kind, "dropped an outbox entry of unknown kind"),
     }
     shared.store.outbox_done(entry).await
 }
 
-async fn disabled(shared: &Shared, entry: &OutboxEntry) -> Result<(), StoreError> {
-    let Ok(id) = SubscriptionId::new(&entry.subscription) else { return Ok(()) };
-    let Some(known) = shared.store.subscription(&id).await? else { return Ok(()) };
-    let mut subscription = known.subscription;
-    // Changed since by its owner: that change stands.
-    if subscription.status == Status::Active && subscription.updated_at.as_millis() <= entry.at_ms {
-        subscription.status = Status::Disabled;
-        subscription.status_reason = Some(entry.reason.clone());
-        subscription.updated_at = Time::from_millis(entry.at_ms);
-        let limits = shared.config.limits;
-        shared.store.put_subscription(&subscription, Some(known.change), u64::MAX, limits).await?;
-        warn!(subscription.id = %id, reason = entry.reason, "disabled a subscription");
-    }
-    match event(&subscription, entry) {
-        Ok(message) => publish(shared, &message).await,
-        Err(error) => {
-            error!(%error, "could not make an event of a disabled subscription");
-            Ok(())
-        }
-    }
-}
-
-fn event(subscription: &Subscription, entry: &OutboxEntry) -> Result<Message, NameError> {
-    let id = MessageId::new(&format!("evt_disabled_{}_{}", subscription.id, entry.id))?;
-    let at = Time::from_millis(entry.at_ms);
-    let payload = json!({
-        "event_type": "subscription.disabled",
-        "subscription_id": subscription.id,
-        "service_name": subscription.service_name,
-        "reason": entry.reason,
-        "disabled_at": at,
-    });
-    let metadata = Metadata {
-        message_id: id.clone(),
-        correlation_id: Some(id.to_string()),
-        reply_to: None,
-        content_type: "application/json".into(),
-        content_encoding: None,
-        priority: Priority::Normal,
-        ttl: None,
-        timestamp: at,
-        headers: serde_json::Map::new(),
-    };
-    Ok(Message {
-        tenant: subscription.tenant.clone(),
-        id,
-        channel: ChannelName::new(EVENTS)?,
-        routing_key: Some(RoutingKey::new("subscription.disabled")?),
-        ordering_key: None,
-        service: ServiceName::new("postroad")?,
-        priority: Priority::Normal,
-        persistent: true,
-        generation: 0,
-        targets: Arc::from([]),
-        test: false,
-        trace: None,
-        metadata,
-        payload: Payload { kind: PayloadKind::Json, body: Bytes::from(payload.to_string()) },
-    })
-}
-
+/// Accepts a message of Postroad's own. Its id comes from its cause, so it may be repeated.
 async fn publish(shared: &Shared, message: &Message) -> Result<(), StoreError> {
     let partition = shared.store.layout().partition_of(&message.tenant, &message.channel, &message.id, None);
     let acceptance = Acceptance {

@@ -181,6 +181,7 @@ pub(crate) mod tests {
             tries: Tries::default(),
             entry: Entry { record: vec![0; 100].into() },
             accepted_ms: 0,
+            expires_ms: None,
             reference: String::new(),
             since: Instant::now(),
         }

@@ -112,6 +112,9 @@ fn through(shared: &Shared, lane: u16, settled: &Settled) {
     if settled.ready {
         shared.lanes.warm(lane);
     }
+    if settled.notes {
+        shared.outbox.note(lane);
+    }
 }
 
 impl Part {

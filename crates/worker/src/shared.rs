@@ -12,6 +12,7 @@ use crate::{
     lanes::Lanes,
     metrics::Metrics,
     outage::Outage,
+    outbox::Outboxes,
     places::{Place, Places},
     redis_clock::RedisClock,
     targets::Targets,
@@ -57,6 +58,8 @@ pub struct Inner {
     pub redis_clock: RedisClock,
     /// Whether Redis was away lately.
     pub outage: Outage,
+    /// Lanes with something in their outbox.
+    pub outbox: Outboxes,
 }
 
 impl std::ops::Deref for Shared {

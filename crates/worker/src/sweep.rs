@@ -1,6 +1,6 @@
 //! sweep: what crashes left lying, lane by lane.
 
-use std::{collections::HashSet, time::Duration};
+use std::time::Duration;
 
 use postroad_model::{delivery::Outcome, id::SubscriptionId};
 use postroad_store::StoreError;
@@ -8,7 +8,6 @@ use tracing::{error, info};
 
 use crate::{
     duty::{Ill, Living, judge_all, lanes_of, member_name},
-    outbox,
     shared::Shared,
 };
 
@@ -18,7 +17,6 @@ const NEVER: Duration = Duration::from_secs(100 * 365 * 86_400);
 /// Looks for what crashes left lying.
 pub async fn sweep_forever(shared: Shared, living: Living) {
     let mut ill = Ill::default();
-    let mut ill_notes = HashSet::new();
     loop {
         // Not all workers at the same moment.
         tokio::time::sleep(shared.config.sweep.mul_f64(0.75 + rand::random::<f64>() / 2.0)).await;
@@ -26,16 +24,11 @@ pub async fn sweep_forever(shared: Shared, living: Living) {
         let lanes = lanes_of(&member_name(&shared.me), &names, shared.store.layout().lanes);
         let consumers: Vec<String> =
             names.iter().map(|name| format!("w-{}", name.trim_start_matches("worker-"))).collect();
-        let mut there = true;
-        for lane in &lanes {
-            let result = sweep(&shared, *lane, &consumers).await;
-            there = ill.note(&shared, "sweeping", *lane, result);
-            if !there {
+        for lane in lanes {
+            let result = sweep(&shared, lane, &consumers).await;
+            if !ill.note(&shared, "sweeping", lane, result) {
                 break;
             }
-        }
-        if there && let Err(error) = outbox::empty(&shared, &lanes, &mut ill_notes).await {
-            shared.outage.failed(&error);
         }
     }
 }

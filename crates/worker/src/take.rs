@@ -102,6 +102,9 @@ async fn take(shared: &Shared, ill: &mut HashMap<u16, Backoff>) -> Result<(), St
                     shared.lanes.put_off(lane);
                     shared.lanes.due_in(lane, PUT_OFF);
                 }
+                if let Some(wait) = taken.wait {
+                    shared.lanes.due_in(lane, wait);
+                }
                 match taken.passed {
                     Some(upto) => shared.lanes.pass(lane, upto),
                     // Of what lies behind tokens that were passed over, the watch tells.

@@ -18,22 +18,19 @@ use postroad_api::{
     path::Named,
 };
 use postroad_model::{
-    delivery::Attempt,
     id::{Kind, MessageId},
     json_scan::check_depth,
     message::{Message, Payload, PayloadKind},
     names::{MAX_NAME_BYTES, ServiceName},
     time::{Time, millis},
 };
-use postroad_store::{
-    Accepted, Found, StoreError,
-    trace::{Lies, Line, Trace},
-};
+use postroad_store::{Accepted, Found, StoreError};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json, value::RawValue};
 
 use crate::{
     App,
+    deliveries::{Delivery, Status, deliveries_of, overall},
     publish::{
         Checked, Circumstances, Draft, MetadataRequest, PublishMessageRequest, PublishMessageResponse, check,
     },
@@ -44,7 +41,7 @@ const MAX_BULK: usize = 1_000;
 const MAX_BULK_BYTES: usize = 8 << 20;
 
 /// What the call says besides the message.
-fn circumstances(app: &App, headers: &HeaderMap) -> ApiResult<Circumstances> {
+pub(crate) fn circumstances(app: &App, headers: &HeaderMap) -> ApiResult<Circumstances> {
     let text = |name: &str| headers.get(name).map(|value| value.to_str().map(str::to_owned));
     let idempotency_key = text("idempotency-key")
         .transpose()
@@ -58,7 +55,7 @@ fn circumstances(app: &App, headers: &HeaderMap) -> ApiResult<Circumstances> {
 }
 
 /// The body of a single message: its payload may be base64, and there is room for its metadata.
-fn max_body(app: &App) -> usize {
+pub(crate) fn max_body(app: &App) -> usize {
     app.config.max_message_bytes * 2 + (64 << 10)
 }
 
@@ -171,7 +168,7 @@ fn gunzip(body: &[u8], max_bytes: usize) -> ApiResult<Bytes> {
     Ok(out.into())
 }
 
-async fn publish_one(app: &App, checked: Checked) -> ApiResult<PublishMessageResponse> {
+pub(crate) async fn publish_one(app: &App, checked: Checked) -> ApiResult<PublishMessageResponse> {
     let acceptance = checked.acceptance(app.config.compress_above_bytes);
     let landed = app.gate.store(vec![(checked.partition, acceptance)]).await.pop();
     answer(app, &checked.message, checked.correlation_id, landed.unwrap_or_else(nothing_landed))
@@ -229,7 +226,7 @@ fn answer(
 }
 
 /// Counts a refusal.
-fn counted<T>(app: &App, result: ApiResult<T>) -> ApiResult<T> {
+pub(crate) fn counted<T>(app: &App, result: ApiResult<T>) -> ApiResult<T> {
     if result.is_err() {
         app.metrics.refused.inc();
     }
@@ -365,7 +362,7 @@ fn failed(
 }
 
 /// The message, or the 404.
-async fn find(app: &App, caller: &Caller, id: &str) -> ApiResult<(MessageId, Found)> {
+pub(crate) async fn find(app: &App, caller: &Caller, id: &str) -> ApiResult<(MessageId, Found)> {
     let unknown = || ApiError::not_found("message", id);
     let id = MessageId::new(id).map_err(|_| unknown())?;
     let window_ms = millis(app.config.retention);
@@ -416,7 +413,7 @@ pub struct Shown {
     payload: Option<Box<RawValue>>,
 }
 
-fn payload_of(payload: &Payload) -> ApiResult<Box<RawValue>> {
+pub(crate) fn payload_of(payload: &Payload) -> ApiResult<Box<RawValue>> {
     let text = match payload.kind {
         PayloadKind::Json => String::from_utf8_lossy(&payload.body).into_owned(),
         PayloadKind::Text => Value::from(String::from_utf8_lossy(&payload.body)).to_string(),
@@ -425,120 +422,22 @@ fn payload_of(payload: &Payload) -> ApiResult<Box<RawValue>> {
     RawValue::from_string(text).map_err(|error| StoreError::Reply(format!("a payload: {error}")).into())
 }
 
+/// A message's deliveries.
+#[derive(Debug, Serialize)]
+pub struct Deliveries {
+    /// The message.
+    pub message_id: String,
+    /// The least finished of their states.
+    pub status: Status,
+    /// One for each subscription.
+    pub deliveries: Vec<Delivery>,
+}
+
 /// `GET /v1/messages/{id}/deliveries`
-pub async fn deliveries(State(app): State<Arc<App>>, Named(id): Named) -> ApiResult<Json<Value>> {
+pub async fn deliveries(State(app): State<Arc<App>>, Named(id): Named) -> ApiResult<Json<Deliveries>> {
     let caller = app.caller();
     let (id, found) = find(&app, &caller, &id).await?;
     let deliveries = deliveries_of(&app, &found).await?;
-    Ok(Json(json!({ "message_id": id, "status": overall(&found, &deliveries), "deliveries": deliveries })))
-}
-
-/// A delivery's state, from the least finished to the most.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-#[serde(rename_all = "snake_case")]
-enum DeliveryState {
-    Queued,
-    RetryScheduled,
-    InFlight,
-    AwaitingAck,
-    Dead,
-    Expired,
-    Cancelled,
-    Delivered,
-}
-
-/// One subscription's delivery, as people see it.
-#[derive(Debug, Serialize)]
-struct DeliveryView {
-    subscription_id: String,
-    state: DeliveryState,
-    queued_at: Option<Time>,
-    due_at: Option<Time>,
-    dead_reason: Option<&'static str>,
-    attempts: Vec<AttemptView>,
-}
-
-/// One attempt, as people see it.
-#[derive(Debug, Serialize)]
-struct AttemptView {
-    attempt: u32,
-    started_at: Time,
-    duration_ms: u64,
-    status_code: Option<u16>,
-    error: Option<String>,
-    response: Option<String>,
-}
-
-async fn deliveries_of(app: &App, found: &Found) -> ApiResult<Vec<DeliveryView>> {
-    let is_test = found.message.as_ref().is_some_and(|message| message.test);
-    let mut deliveries = Vec::new();
-    for trace in app.store.locate(found.partition, found.at).await? {
-        let mut subscriptions: Vec<&str> = trace.lines.iter().map(Line::subscription).collect();
-        subscriptions.sort_unstable();
-        subscriptions.dedup();
-        deliveries.extend(subscriptions.into_iter().map(|subscription| view(&trace, subscription, is_test)));
-    }
-    deliveries.sort_by(|a, b| a.subscription_id.cmp(&b.subscription_id));
-    Ok(deliveries)
-}
-
-fn view(trace: &Trace, subscription: &str, is_test: bool) -> DeliveryView {
-    let lines = || trace.lines.iter().filter(|line| line.subscription() == subscription);
-    let queued_at = lines().find_map(|line| match line {
-        Line::Queued { at_ms, .. } => Some(Time::from_millis(*at_ms)),
-        _ => None,
-    });
-    let attempts = lines()
-        .filter_map(|line| match line {
-            Line::Attempted { attempt, .. } => Some(AttemptView {
-                attempt: attempt.number,
-                started_at: attempt.started_at(),
-                duration_ms: attempt.duration_ms,
-                status_code: attempt.status,
-                error: attempt.error.clone(),
-                response: attempt.response.clone(),
-            }),
-            _ => None,
-        })
-        .collect();
-    let dead_reason = trace.dead_reason(subscription);
-    let lies = trace.located.iter().rev().find(|row| row.subscription == subscription).map(|row| &row.lies);
-    // A test that failed is settled too, since that is the end of it.
-    let failed = |attempt: &Attempt| is_test && attempt.error.is_some();
-    let settled = lines().find_map(|line| match line {
-        Line::Attempted { place, attempt, .. } if place == "s" => Some(!failed(attempt)),
-        _ => None,
-    });
-    let (state, due_ms) = match lies {
-        Some(Lies::Waiting) => (DeliveryState::Queued, None),
-        Some(Lies::InFlight(_)) => (DeliveryState::InFlight, None),
-        Some(Lies::AwaitingAck(due)) => (DeliveryState::AwaitingAck, Some(*due)),
-        Some(Lies::Scheduled(due)) => (DeliveryState::RetryScheduled, Some(*due)),
-        Some(Lies::Gone) | None => match dead_reason {
-            Some(postroad_model::delivery::DeadReason::Expired) => (DeliveryState::Expired, None),
-            Some(_) => (DeliveryState::Dead, None),
-            None => match settled {
-                Some(true) => (DeliveryState::Delivered, None),
-                Some(false) => (DeliveryState::Dead, None),
-                None => (DeliveryState::Cancelled, None),
-            },
-        },
-    };
-    DeliveryView {
-        subscription_id: subscription.to_owned(),
-        state,
-        queued_at,
-        due_at: due_ms.filter(|due| *due > 0).map(Time::from_millis),
-        dead_reason: dead_reason.map(postroad_model::delivery::DeadReason::as_str),
-        attempts,
-    }
-}
-
-/// The least finished delivery's state speaks for the message.
-fn overall(found: &Found, deliveries: &[DeliveryView]) -> Value {
-    match deliveries.iter().map(|delivery| delivery.state).min() {
-        Some(state) => json!(state),
-        None if found.routed => json!("unroutable"),
-        None => json!("accepted"),
-    }
+    let status = overall(&found, &deliveries);
+    Ok(Json(Deliveries { message_id: id.to_string(), status, deliveries }))
 }

@@ -39,16 +39,22 @@ use crate::{
 };
 
 /// The most bytes of a request.
-const MAX_BODY: usize = 128 << 10;
+pub(crate) const MAX_BODY: usize = 128 << 10;
 
 /// `POST /v1/subscriptions`
 pub async fn create(State(app): State<Arc<App>>, request: Request) -> ApiResult<Response> {
     let caller = app.caller();
     let wanted: SubscriptionRequest = body::json_unique(request, MAX_BODY).await?;
     let subscription = subscribe::create(wanted, &caller, &app.config, app.clock.now_ms())?;
-    app.store.put_subscription(&subscription, None, app.config.max_subscriptions, app.config.limits).await?;
+    add(&app, &subscription).await?;
     let response = SubscriptionResponse::of(&subscription).with_secret(&subscription);
     Ok((StatusCode::CREATED, Json(response)).into_response())
+}
+
+/// Stores a subscription that is new.
+pub(crate) async fn add(app: &App, subscription: &Subscription) -> ApiResult<()> {
+    app.store.put_subscription(subscription, None, app.config.max_subscriptions, app.config.limits).await?;
+    Ok(())
 }
 
 /// What a list is asked with.
@@ -114,7 +120,7 @@ fn read_status(text: &str) -> ApiResult<Status> {
 }
 
 /// The subscription, or the 404: also for another tenant's.
-async fn find(app: &App, caller: &Caller, id: &str) -> ApiResult<Versioned> {
+pub(crate) async fn find(app: &App, caller: &Caller, id: &str) -> ApiResult<Versioned> {
     let unknown = || ApiError::not_found("subscription", id);
     let id = SubscriptionId::new(id).map_err(|_| unknown())?;
     let found = app.store.subscription(&id).await?.ok_or_else(unknown)?;

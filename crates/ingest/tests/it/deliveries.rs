@@ -21,7 +21,15 @@ async fn route(store: &Store, to: &str) {
     let all = store.history(0, StreamId::ZERO, end, 1_000).await.unwrap();
     let to = vec![SubscriptionId::new(to).unwrap()];
     let last = all.last().unwrap().id;
-    let placed = |accepted| Placed { accepted, keep: true, rank: 1, to: to.clone() };
+    let placed = |accepted| Placed {
+        accepted,
+        keep: true,
+        rank: 1,
+        expires_ms: None,
+        line: None,
+        max_length: None,
+        to: to.clone(),
+    };
     // The last one is for nobody.
     let entries = all[..all.len() - 1].iter().map(placed).collect();
     let link = ChainLink { partition: 0, prev: StreamId::ZERO, last, entries };
@@ -111,7 +119,10 @@ async fn each_says_where_it_lies_and_what_it_has_been_through() {
     for (state, place, dead_reason) in &places {
         let (status, mut rows) = deliveries(&api, state).await;
         assert_eq!((status, rows.len()), (json!(state), 1));
-        let [queued_at, due_at] = take(&mut rows[0], ["queued_at", "due_at"]);
+        let [queued_at, due_at, consumed_at, acknowledged_at] =
+            take(&mut rows[0], ["queued_at", "due_at", "consumed_at", "acknowledged_at"]);
+        assert!(consumed_at.is_null(), "it was answered with 503");
+        assert_eq!(is_time(&acknowledged_at), *state == "delivered", "{acknowledged_at}");
         assert!(is_time(&queued_at), "{queued_at}");
         let is_due = ["retry_scheduled", "awaiting_ack"].contains(state);
         assert!(if is_due { is_time(&due_at) } else { due_at.is_null() }, "{state}: {due_at}");

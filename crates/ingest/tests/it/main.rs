@@ -1,5 +1,6 @@
 //! The API as its callers meet it: over real sockets, on a real Redis.
 
+mod acknowledging;
 mod bulk;
 mod callbacks;
 mod channels;
@@ -7,12 +8,15 @@ mod daemons;
 mod deliveries;
 mod health;
 mod kit;
+mod message_queue;
 mod outage;
 mod payloads;
 mod publish;
+mod pulling;
 mod refused;
 mod refused_messages;
 mod refused_subscriptions;
+mod road;
 mod samples;
 mod secrets;
 mod subscriptions;

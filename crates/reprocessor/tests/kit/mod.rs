@@ -138,7 +138,15 @@ impl Road {
         let all = self.store.history(0, StreamId::ZERO, end, 1_000_000).await.unwrap();
         let entries = &all[usize::try_from(read).unwrap()..];
         self.last.store(all.len() as u64, Ordering::Relaxed);
-        let placed = |accepted| Placed { accepted, keep: true, rank: 1, to: vec![sub.id.clone()] };
+        let placed = |accepted| Placed {
+            accepted,
+            keep: true,
+            rank: 1,
+            expires_ms: None,
+            line: None,
+            max_length: None,
+            to: vec![sub.id.clone()],
+        };
         let link = ChainLink {
             partition: 0,
             prev: StreamId::ZERO,

@@ -4,7 +4,10 @@
 -- KEYS[1]  the lane's prefix
 -- ARGV[1]  milliseconds for which traces are kept
 -- then, per partition: partition, prev, last, number of entries, and per entry: ingress id, m, t,
---          keep ('1': has a history), number of subscriptions, and per subscription: id, rank
+--          terms, number of subscriptions, and per subscription: id, rank.
+--          Terms begin with '1' (has a history) or '0', then where there are any: ' x=' and when it expires,
+--          ' k=' and its ordering key's digest, ' n=' and the most that may wait in a queue before its oldest
+--          goes
 -- Replies  { results, unknown, broken }: per partition 'OK', 'DUP' or the mark, where the mark lies below
 --          prev (a gap: send everything behind the mark again); subscriptions whose settings this lane
 --          lacks; queues that Redis refused
@@ -21,7 +24,7 @@ local function known(id)
   local s = subs[id]
   if not s then
     s = load(id)
-    s.added, s.grown = 0, 0
+    s.added, s.grown, s.evicted = 0, 0, 0
     if s.status ~= 'cancelled' then
       weigh(s)
       -- Before anything is added: what is refused behind the adding would be added again.
@@ -33,23 +36,79 @@ local function known(id)
   return s
 end
 
-local function add(s, rank, ref, m, t)
+local function dead_line(s, reason)
+  return 'd ' .. s.id .. ' ' .. reason .. ' ' .. stamp .. '\n'
+end
+
+-- The oldest that waits goes, of the least urgent: whether there was one.
+local function evict(s)
+  for at = #s.ranks, 1, -1 do
+    local rank = string.sub(s.ranks, at, at)
+    local key, oldest = queue(s.id, rank), nil
+    if redis.call('TYPE', key).ok == 'stream' then
+      for _, place in ipairs({ 'again', 'later', 'held' }) do
+        local row = redis.call('XPENDING', key, G, '-', '+', 1, place)[1]
+        if row and (not oldest or after(oldest, row[1])) then oldest = row[1] end
+      end
+      if not oldest then
+        local read = redis.call('XREADGROUP', 'GROUP', G, 'drop', 'COUNT', 1, 'STREAMS', key, '>')
+        oldest = read and read[1][2][1] and read[1][2][1][1]
+      end
+    end
+    if oldest then
+      local row = redis.call('XRANGE', key, oldest, oldest)[1]
+      if row then
+        local tries = redis.call('HGET', P .. TRIES .. s.id, rank .. ':' .. oldest) or ''
+        -- Where it cannot go to the dead letters it stays, and the queue grows to its own bound.
+        if not pcall(lay_dead, s, rank, oldest, row[2], 'maxlen', tries, now) then return false end
+        trace(field(row[2], 'ref'), dead_line(s, 'maxlen'), ttl)
+      else
+        redis.call('XACK', key, G, oldest)
+      end
+      s.evicted = s.evicted + 1
+      return true
+    end
+  end
+  return false
+end
+
+local function add(s, rank, ref, m, t, terms)
   local size = #m
-  if s.entries + s.added >= s.max_entries or s.bytes + s.grown + size > s.max_bytes then
+  local most = terms.n
+  while most and s.entries + s.added - s.evicted - s.busy >= most and evict(s) do end
+  if s.entries + s.added - s.evicted >= s.max_entries or s.bytes + s.grown - s.shrunk + size > s.max_bytes then
     if not pcall(bury, s, rank, { 'm', m, 't', t, 'ref', ref }, 'queue_full', '', now) then
       broken[#broken + 1] = P .. DEAD .. s.id
       return ''
     end
-    return 'd ' .. s.id .. ' queue_full ' .. stamp .. '\n'
+    return dead_line(s, 'queue_full')
   end
+  -- Order knows no priority.
+  if s.ordered then rank = '1' end
   open_rank(s, rank)
-  local id = redis.pcall('XADD', queue(s.id, rank), '*', 'm', m, 't', t, 'ref', ref)
+  local row = { 'XADD', queue(s.id, rank), '*', 'm', m, 't', t, 'ref', ref }
+  if terms.x then row[#row + 1] = 'x'; row[#row + 1] = terms.x end
+  if terms.k and s.ordered then row[#row + 1] = 'k'; row[#row + 1] = terms.k end
+  local id = redis.pcall(unpack(row))
   if type(id) == 'table' then
     broken[#broken + 1] = queue(s.id, rank)
     return ''
   end
+  if terms.x then
+    redis.pcall('ZADD', P .. EXPIRY .. s.id, terms.x, rank .. ':' .. id)
+    s.expires = math.min(s.expires or 1e18, tonumber(terms.x))
+  end
   s.added, s.grown = s.added + 1, s.grown + size
   return 'q ' .. s.id .. ' ' .. rank .. ' ' .. id .. ' ' .. stamp .. '\n'
+end
+
+local NONE = {}
+local function read_terms(text)
+  if #text < 2 then return NONE end
+  return {
+    x = string.match(text, ' x=(%d+)'), k = string.match(text, ' k=(%x+)'),
+    n = tonumber(string.match(text, ' n=(%d+)')),
+  }
 end
 
 while at <= #ARGV do
@@ -59,18 +118,19 @@ while at <= #ARGV do
   local verdict = 'OK'
   if after(prev, mark) then verdict = mark elseif not after(last, mark) then verdict = 'DUP' end
   for _ = 1, count do
-    local id, m, t, keep, n = unpack(ARGV, at, at + 4)
+    local id, m, t, terms, n = unpack(ARGV, at, at + 4)
     at = at + 5
     if verdict == 'OK' and after(id, mark) then
-      local ref, lines = partition .. ':' .. id, ''
+      local ref, lines, keep = partition .. ':' .. id, '', string.sub(terms, 1, 1) == '1'
+      terms = read_terms(terms)
       for pair = at, at + 2 * n - 1, 2 do
         local s = known(ARGV[pair])
         if s.status ~= 'cancelled' then
-          lines = lines .. add(s, ARGV[pair + 1], keep == '1' and ref or '', m, t)
+          lines = lines .. add(s, ARGV[pair + 1], keep and ref or '', m, t, terms)
         end
       end
       mark = id
-      if keep == '1' and lines ~= '' then redis.call('SET', P .. TRACE .. ref, lines, 'PX', ttl) end
+      if keep and lines ~= '' then redis.call('SET', P .. TRACE .. ref, lines, 'PX', ttl) end
     end
     at = at + 2 * n
   end
@@ -79,9 +139,13 @@ while at <= #ARGV do
 end
 
 for _, s in pairs(subs) do
-  if s.added > 0 then
-    redis.call('HINCRBY', s.key, 'bytes', s.grown)
-    s.fresh = s.fresh + s.added
+  if s.added > 0 or s.evicted > 0 then
+    redis.call('HINCRBY', s.key, 'bytes', s.grown - s.shrunk)
+    if s.expires then
+      redis.call('HSET', s.key, 'expiring', '1')
+      redis.pcall('ZADD', P .. TIMERS, 'LT', s.expires, 'expire:' .. s.id)
+    end
+    if s.evicted > 0 then weigh(s) else s.fresh = s.fresh + s.added end
     arm(s, now)
   end
 end

@@ -48,7 +48,8 @@ end
 
 local function load(id)
   local v = redis.call('HMGET', P .. SUB .. id,
-    'status', 'cap', 'limit', 'hold', 'token', 'ranks', 'bytes', 'max_entries', 'max_bytes', 'change')
+    'status', 'cap', 'limit', 'hold', 'token', 'ranks', 'bytes', 'max_entries', 'max_bytes', 'change',
+    'ordered', 'rate', 'tat', 'dlq', 'expiring', 'acks')
   local cap = tonumber(v[2]) or 1
   return {
     id = id, key = P .. SUB .. id, status = v[1], cap = cap,
@@ -56,6 +57,10 @@ local function load(id)
     token = v[5], ranks = v[6] or look_for_ranks(id), bytes = tonumber(v[7]) or 0,
     max_entries = tonumber(v[8]) or 1000000, max_bytes = tonumber(v[9]) or 1073741824,
     change = v[10] or '0-0',
+    -- `was`: no longer, but locks of before are still out.
+    ordered = v[11] == '1', locks = v[11] == '1' or v[11] == 'was',
+    rate = tonumber(v[12]), tat = tonumber(v[13]) or 0, dlq = v[14], expiring = v[15], acks = v[16] == '1',
+    shrunk = 0,
   }
 end
 
@@ -99,11 +104,44 @@ local function weigh(s, me)
   end
 end
 
--- Gives a subscription with work and credit its one token. Ends every script that touches a queue.
+-- A rate is kept by a virtual clock (GCRA): each delivery moves it on by its share of a second, and it may be
+-- ahead of the time by a burst. Replies how many deliveries the rate allows now, and after how many ms it allows
+-- the next one.
+local BURST_MS = 100
+local function allowance(s, now)
+  if not s.rate then return 1e9, 0 end
+  local step = 1000 / s.rate
+  local burst = math.max(step, BURST_MS)
+  -- A clock that was set back would leave the virtual one far ahead.
+  local tat = math.max(math.min(s.tat, now + burst), now)
+  local allowed = math.floor((now + burst - tat) / step + 0.001)
+  return allowed, allowed > 0 and 0 or math.ceil(tat + step - burst - now)
+end
+
+local function spend(s, count, now)
+  if not s.rate or count < 1 then return end
+  local step = 1000 / s.rate
+  s.tat = math.max(math.min(s.tat, now + math.max(step, BURST_MS)), now) + count * step
+  redis.call('HSET', s.key, 'tat', string.format('%.3f', s.tat))
+end
+
+-- Gives a subscription with work and credit its one token; one that is pulled has none, and its puller is woken.
+-- Ends every script that touches a queue.
 local function arm(s, now)
-  if s.token or s.status ~= 'active' or s.hold > now then return false end
+  local is_pulled = s.status == 'pull'
+  if not is_pulled and (s.token or s.status ~= 'active' or s.hold > now) then return false end
+  local _, wait = allowance(s, now)
+  if wait > 0 then
+    s.wait = wait
+    redis.pcall('ZADD', P .. TIMERS, 'LT', now + wait, 'rate:' .. s.id)
+    return false
+  end
   if not s.queues then weigh(s) end
   if s.limit - s.busy < 1 or s.fresh + s.again < 1 then return false end
+  if is_pulled then
+    redis.call('PUBLISH', P .. PULL .. s.id, '')
+    return false
+  end
   -- If this is refused, a sweep makes up for it: what went before must not be undone or done again.
   local token = redis.pcall('XADD', P .. READY, '*', 's', s.id)
   if type(token) == 'table' then return false end
@@ -138,6 +176,7 @@ end
 
 -- Puts an entry's fields among a subscription's dead letters, which have a bound of their own: at it the
 -- oldest is let go, and counted. What has more fields than Lua can pass on loses its last ones.
+-- Where the subscription names a channel for its dead letters, a copy leaves the lane.
 local DEAD_BOUND, MOST_FIELDS = 100000, 4000
 local function bury(s, rank, fields, reason, tries, now)
   local key = P .. DEAD .. s.id
@@ -151,5 +190,87 @@ local function bury(s, rank, fields, reason, tries, now)
   if redis.call('XLEN', key) > DEAD_BOUND then
     redis.call('HINCRBY', s.key, 'dead_dropped', redis.call('XTRIM', key, 'MAXLEN', DEAD_BOUND))
   end
+  if s.dlq and s.dlq ~= '' then
+    redis.call('XADD', P .. OUTBOX, '*', 'kind', 'dead', 'sub', s.id, 'reason', reason, 'at', now,
+      'dlq', s.dlq, 'dead', id, 'm', field(fields, 'm'))
+  end
   return id
+end
+
+-- Order. The one delivery of an ordering key that may be out has the key's lock; those behind it are `held`, and
+-- noted by key and entry. The lock goes on when its holder is settled or dead; a retry keeps it.
+
+local function place_in_line(k, id)
+  local ms, seq = split(id)
+  return string.format('%s:%016.0f-%016.0f', k, ms, seq)
+end
+
+-- Whether a delivery may go out: it has its key's lock, or gets it. Else it is held.
+local function may_go(s, rank, id, k)
+  if k == '' then return true end
+  local name, locks = rank .. ':' .. id, P .. LOCKS .. s.id
+  local holder = redis.call('HGET', locks, k)
+  if holder and holder ~= name then
+    redis.call('XCLAIM', queue(s.id, rank), G, 'held', 0, id, 'JUSTID')
+    redis.call('ZADD', P .. HELD .. s.id, 0, place_in_line(k, id))
+    return false
+  end
+  if not holder then redis.call('HSET', locks, k, name) end
+  return true
+end
+
+-- Gives a key's lock to whoever is next, or up.
+local function pass_on(s, k)
+  local locks, held = P .. LOCKS .. s.id, P .. HELD .. s.id
+  while true do
+    local first = redis.call('ZRANGE', held, '[' .. k .. ':', '(' .. k .. ';', 'BYLEX', 'LIMIT', 0, 1)[1]
+    if not first then
+      redis.call('HDEL', locks, k)
+      return
+    end
+    redis.call('ZREM', held, first)
+    local ms, seq = string.match(first, ':(%d+)%-(%d+)$')
+    local id = string.format('%.0f-%.0f', tonumber(ms), tonumber(seq))
+    -- What was ordered has one rank.
+    if #redis.call('XCLAIM', queue(s.id, '1'), G, 'again', 0, id, 'JUSTID') > 0 then
+      redis.call('HSET', locks, k, '1:' .. id)
+      return
+    end
+  end
+end
+
+-- A delivery has left its queue: whoever waited behind it may go.
+local function unlock(s, rank, id, k)
+  if k == '' then return end
+  if redis.call('HGET', P .. LOCKS .. s.id, k) == rank .. ':' .. id then
+    pass_on(s, k)
+  else
+    redis.call('ZREM', P .. HELD .. s.id, place_in_line(k, id))
+  end
+end
+
+-- Who acknowledges for himself does so long before the timer that would take the delivery back: it goes at once.
+local function forget_timers(s, rank, ids)
+  if not s.acks then return end
+  for first = 1, #ids, 1000 do
+    local names = {}
+    for i = first, math.min(first + 999, #ids) do
+      names[#names + 1] = 'ack:' .. s.id .. ':' .. rank .. ':' .. ids[i]
+      names[#names + 1] = 'later:' .. s.id .. ':' .. rank .. ':' .. ids[i]
+    end
+    redis.pcall('ZREM', P .. TIMERS, unpack(names))
+  end
+end
+
+-- Takes an entry out of its queue for good and puts it among the dead letters.
+local function lay_dead(s, rank, id, fields, reason, tries, now)
+  bury(s, rank, fields, reason, tries, now)
+  local key, name = queue(s.id, rank), rank .. ':' .. id
+  redis.call('XACK', key, G, id)
+  redis.call('XDEL', key, id)
+  redis.call('HDEL', P .. TRIES .. s.id, name)
+  if s.expiring then redis.call('ZREM', P .. EXPIRY .. s.id, name) end
+  forget_timers(s, rank, { id })
+  if s.locks then unlock(s, rank, id, field(fields, 'k')) end
+  s.shrunk = s.shrunk + #field(fields, 'm')
 end

@@ -2,15 +2,15 @@
 -- promote: timers that are due.
 --
 -- KEYS[1]  the lane's prefix
--- ARGV     me (a consumer's name), the most timers to handle
--- Replies  { handled, next due, missed }: how many timers were handled, in ms the next one (-1 none), and
+-- ARGV     me (a consumer's name), the most timers to handle, trace time to live in ms
+-- Replies  { handled, next due, missed, notes }: how many timers were handled, in ms the next one (-1 none), and
 --          deliveries whose acknowledgment did not come, now mine to judge: { sub, change, { { rank, id,
---          lease number, tries, fields } } }
+--          lease number, tries, fields } } }; notes in the outbox
 --
 -- Why one script: a delivery leaves its timer and its place together. A timer whose delivery has moved on
 -- (acknowledged, settled late, cancelled) is simply forgotten.
 
-local me = ARGV[1]
+local me, ttl = ARGV[1], ARGV[3]
 local now = clock()
 local timers = P .. TIMERS
 local subs, missed = {}, {}
@@ -25,6 +25,32 @@ local function lies(key, id, place)
   return not row.err and row[1] and row[1][2] == place and row[1][4]
 end
 
+-- What has expired and waits is dead. What is out was handed over in time: it is looked at again in a while, and
+-- expires where its attempt fails.
+local AGAIN_MS, MOST_EXPIRED = 30000, 200
+local function expire(s)
+  local expiry = P .. EXPIRY .. s.id
+  for _, name in ipairs(redis.call('ZRANGEBYSCORE', expiry, '-inf', now, 'LIMIT', 0, MOST_EXPIRED)) do
+    local rank, id = string.match(name, '^(%d):(.*)$')
+    local key = rank and queue(s.id, rank)
+    local row = key and redis.call('XRANGE', key, id, id)[1]
+    local held = row and redis.pcall('XPENDING', key, G, id, id, 1)
+    local place = held and not held.err and held[1] and held[1][2]
+    if not row then
+      redis.call('ZREM', expiry, name)
+    elseif place == 'ack' or (place and string.sub(place, 1, 2) == 'w-') then
+      redis.call('ZADD', expiry, now + AGAIN_MS, name)
+    else
+      lay_dead(s, rank, id, row[2], 'expired', redis.call('HGET', P .. TRIES .. s.id, name) or '', now)
+      trace(field(row[2], 'ref'), 'd ' .. s.id .. ' expired ' .. string.format('%.0f', now) .. '\n', ttl)
+    end
+  end
+  local first = redis.call('ZRANGE', expiry, 0, 0, 'WITHSCORES')
+  if first[2] then return first[2] end
+  redis.call('HDEL', s.key, 'expiring')
+end
+
+local expiries = {}
 local due = redis.call('ZRANGEBYSCORE', timers, '-inf', now, 'LIMIT', 0, ARGV[2])
 for _, timer in ipairs(due) do
   local kind, id, rank, entry = string.match(timer, '^(%a+):([^:]+):?(%d?):?(.*)$')
@@ -42,6 +68,8 @@ for _, timer in ipairs(due) do
           missed[#missed + 1] = { id, s.change, { { rank, entry, number + 1, tries, row[2] } } }
         end
       end
+    elseif kind == 'expire' and s.status then
+      expiries['expire:' .. id] = expire(s)
     elseif kind == 'probe' and s.limit == 0 and s.status then
       s.limit = 1
       redis.call('HSET', s.key, 'limit', 1)
@@ -51,6 +79,11 @@ end
 for from = 1, #due, 1000 do
   redis.call('ZREM', timers, unpack(due, from, math.min(from + 999, #due)))
 end
-for _, s in pairs(subs) do arm(s, now) end
+for timer, at in pairs(expiries) do redis.call('ZADD', timers, at, timer) end
+for _, s in pairs(subs) do
+  if s.shrunk > 0 then redis.call('HSET', s.key, 'bytes', math.max(0, s.bytes - s.shrunk)) end
+  arm(s, now)
+end
 local next_due = redis.call('ZRANGE', timers, 0, 0, 'WITHSCORES')
-return { #due, next_due[2] and math.max(0, tonumber(next_due[2]) - now) or -1, missed }
+return { #due, next_due[2] and math.max(0, tonumber(next_due[2]) - now) or -1, missed,
+  redis.call('XLEN', P .. OUTBOX) }

@@ -35,8 +35,13 @@ for at = 5, #ARGV do
     local rank = field(fields, 'rank')
     if not string.find(rank, '^[0-3]$') then rank = '1' end
     local ref = field(fields, 'ref')
+    if s.ordered then rank = '1' end
     open_rank(s, rank)
-    local entry = redis.call('XADD', queue(id, rank), '*', 'm', field(fields, 'm'), 't', field(fields, 't'), 'ref', ref)
+    local entry_row = { 'XADD', queue(id, rank), '*', 'm', field(fields, 'm'), 't', field(fields, 't'), 'ref', ref }
+    -- Its time to live was over or does not count any more; its order does.
+    local k = field(fields, 'k')
+    if s.ordered and k ~= '' then entry_row[#entry_row + 1] = 'k'; entry_row[#entry_row + 1] = k end
+    local entry = redis.call(unpack(entry_row))
     redis.call('XDEL', dead, ARGV[at])
     trace(ref, 'r ' .. id .. ' ' .. job .. ' ' .. now .. '\nq ' .. id .. ' ' .. rank .. ' ' .. entry .. ' ' .. now .. '\n', ttl)
     moved, grown = moved + 1, grown + size

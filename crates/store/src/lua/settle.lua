@@ -9,9 +9,9 @@
 --          many ms it is to be held, or '@gone'.
 --          Places: s settled, k awaiting its acknowledgment (ms to wait), l later (ms), a again,
 --          d dead (reason)
--- Replies  { stale, next due, disabled, ready }: outcomes that came from someone who no longer holds the
+-- Replies  { stale, next due, disabled, ready, notes }: outcomes that came from someone who no longer holds the
 --          lease, in ms the next timer of this lane (-1 none), subscriptions that a second 410 disabled,
---          tokens that lie ready
+--          tokens that lie ready, notes in the outbox
 --
 -- Why one script: a delivery is in exactly one place. Success settles for whoever holds the entry: it was
 -- delivered. Anything else counts only from the one who holds the lease: XACK would not ask. What does not
@@ -95,6 +95,16 @@ local function hold(s, ms, set)
   redis.call('ZADD', P .. TIMERS, till, 'hold:' .. s.id)
 end
 
+-- The ordering keys of entries that are there still.
+local function keys_of(key, ids)
+  local keys = {}
+  for i, id in ipairs(ids) do
+    local rows = redis.pcall('XRANGE', key, id, id)
+    if not rows.err and rows[1] then keys[i] = field(rows[1][2], 'k') end
+  end
+  return keys
+end
+
 while at <= #ARGV do
   local s = load(ARGV[at])
   local count = tonumber(ARGV[at + 1])
@@ -118,14 +128,13 @@ while at <= #ARGV do
     else
       if place == 'd' then
         local row = redis.call('XRANGE', key, id, id)[1]
-        if row then
-          bury(s, rank, row[2], arg, tries, now)
-          shrunk = shrunk + tonumber(size)
+        if row then lay_dead(s, rank, id, row[2], arg, tries, now)
+        else
+          redis.call('XACK', key, G, id)
+          redis.call('HDEL', P .. TRIES .. s.id, name)
         end
-        redis.call('XACK', key, G, id)
-        redis.call('XDEL', key, id)
-        redis.call('HDEL', P .. TRIES .. s.id, name)
       else
+        forget_timers(s, rank, { id })
         if place == 'l' then
           move(key, 'later', id)
           timer('later', s, rank, id, tonumber(arg))
@@ -147,6 +156,7 @@ while at <= #ARGV do
   for rank, batch in pairs(settled) do
     local key = queue(s.id, rank)
     local before = done
+    local keys = s.locks and keys_of(key, batch.ids) or {}
     for first = 1, #batch.ids, 1000 do
       local last = math.min(first + 999, #batch.ids)
       local acked = redis.pcall('XACK', key, G, unpack(batch.ids, first, last))
@@ -166,6 +176,13 @@ while at <= #ARGV do
         redis.call('HDEL', P .. TRIES .. s.id, unpack(batch.names, first, math.min(first + 999, #batch.names)))
       end
     end
+    if s.expiring then
+      for first = 1, #batch.names, 1000 do
+        redis.pcall('ZREM', P .. EXPIRY .. s.id, unpack(batch.names, first, math.min(first + 999, #batch.names)))
+      end
+    end
+    forget_timers(s, rank, batch.ids)
+    for i, k in pairs(keys) do unlock(s, rank, batch.ids[i], k) end
     good = good + math.min(batch.good, done - before)
     stale = stale + #batch.ids
   end
@@ -176,15 +193,18 @@ while at <= #ARGV do
     load_run(s)
     if good + bad > 0 then
       if s.gone and good > 0 then redis.call('HDEL', s.key, 'gone') end
-      brake(s, good, bad, set)
+      -- Whoever pulls sets the pace.
+      if s.status ~= 'pull' then brake(s, good, bad, set) end
       set('delivered', (s.delivered or 0) + done) set('failed', (s.failed or 0) + bad) set('active_at', now)
     end
     if is_gone then held = gone(s, set) or 0 end
     if held > 0 then hold(s, held, set) end
+    shrunk = shrunk + s.shrunk
     if shrunk > 0 then set('bytes', math.max(0, s.bytes - shrunk)) end
     if #row > 2 then redis.call(unpack(row)) end
     arm(s, now)
   end
 end
 local due = redis.call('ZRANGE', P .. TIMERS, 0, 0, 'WITHSCORES')
-return { stale, due[2] and math.max(0, tonumber(due[2]) - now) or -1, disabled, redis.call('XLEN', P .. READY) }
+return { stale, due[2] and math.max(0, tonumber(due[2]) - now) or -1, disabled, redis.call('XLEN', P .. READY),
+  redis.call('XLEN', P .. OUTBOX) }

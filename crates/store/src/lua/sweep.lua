@@ -68,6 +68,46 @@ local function mend_timers(s, q, place)
   elseif from then redis.call('HDEL', s.key, note) end
 end
 
+-- Whoever holds a key's lock is in the queue, and whoever is held has a place behind a lock: where any of it was
+-- deleted by hand, or lost with a server, the next one may go. Each sweep looks at some, and the next one goes on
+-- behind them.
+local function mend_order(s)
+  local locks, held = P .. LOCKS .. s.id, P .. HELD .. s.id
+  local page = redis.call('HSCAN', locks, redis.call('HGET', s.key, 'locks_at') or '0', 'COUNT', 100)
+  redis.call('HSET', s.key, 'locks_at', page[1])
+  for at = 1, #page[2], 2 do
+    local rank, id = string.match(page[2][at + 1], '^(%d):(.*)$')
+    if not rank or #redis.pcall('XPENDING', queue(s.id, rank), G, id, id, 1) == 0 then
+      pass_on(s, page[2][at])
+      rearmed = rearmed + 1
+    end
+  end
+  local from = redis.call('HGET', s.key, 'held_at')
+  local next_key = from and '(' .. from .. ';' or '-'
+  for _ = 1, 100 do
+    local first = redis.call('ZRANGE', held, next_key, '+', 'BYLEX', 'LIMIT', 0, 1)[1]
+    from = first and string.match(first, '^([^:]*):')
+    if not from then break end
+    if redis.call('HEXISTS', locks, from) == 0 then
+      pass_on(s, from)
+      rearmed = rearmed + 1
+    end
+    next_key = '(' .. from .. ';'
+  end
+  if from then redis.call('HSET', s.key, 'held_at', from) else redis.call('HDEL', s.key, 'held_at') end
+  local key = queue(s.id, '1')
+  if redis.call('EXISTS', key) == 1 then
+    local waiting = #redis.call('XPENDING', key, G, '-', '+', 1, 'held') > 0
+    if waiting and redis.call('EXISTS', held) == 0 then
+      for _, row in ipairs(redis.call('XPENDING', key, G, '-', '+', PAGE, 'held')) do
+        redis.call('XCLAIM', key, G, 'again', 0, row[1], 'JUSTID')
+        rearmed = rearmed + 1
+      end
+    end
+  end
+  if not s.ordered and redis.call('EXISTS', locks) == 0 then redis.call('HDEL', s.key, 'ordered', 'locks_at', 'held_at') end
+end
+
 -- A consumer whose worker is gone and that holds nothing is only a name.
 local function forget(q)
   for _, row in ipairs(redis.call('XINFO', 'CONSUMERS', q.key, G)) do
@@ -130,6 +170,7 @@ for _, id in ipairs(page[2]) do
       if q.fresh > 0 and not hides_work(q) then adopt(q) end
       forget(q)
     end
+    if s.locks then mend_order(s) end
     s.queues = nil
     weigh(s)
     if s.entries == 0 then
@@ -139,7 +180,7 @@ for _, id in ipairs(page[2]) do
         redis.call('SREM', P .. LIVE, id)
         redis.call('HDEL', s.key, 'bytes')
         -- Entries that vanished left theirs.
-        redis.call('UNLINK', P .. TRIES .. id)
+        redis.call('UNLINK', P .. TRIES .. id, P .. EXPIRY .. id)
       end
     end
     if not s.status then unknown[#unknown + 1] = id end
@@ -153,6 +194,9 @@ for _, id in ipairs(page[2]) do
     end
     if s.status == 'active' and s.hold > now and not redis.call('ZSCORE', P .. TIMERS, 'hold:' .. id) then
       redis.call('ZADD', P .. TIMERS, s.hold, 'hold:' .. id)
+    end
+    if s.expiring and not redis.call('ZSCORE', P .. TIMERS, 'expire:' .. id) then
+      redis.call('ZADD', P .. TIMERS, now, 'expire:' .. id)
     end
     for _, q in ipairs(s.queues) do
       mend_timers(s, q, 'later')

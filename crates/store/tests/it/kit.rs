@@ -133,6 +133,64 @@ impl Road {
         entries.iter().map(|entry| entry.id).collect()
     }
 
+    /// Queues messages with what the table says of each, as a router would. Answers their ids in ingress.
+    pub async fn queue_as(&mut self, sub: &Subscription, rows: &[(&str, Terms<'_>)]) -> Vec<StreamId> {
+        self.accept_all(0, rows.iter().map(|(id, _)| acceptance(id, Priority::Normal)).collect())
+            .await
+            .unwrap();
+        let entries = self.store.history(0, self.last, END, 10_000).await.unwrap();
+        let placed = entries
+            .iter()
+            .zip(rows)
+            .map(|(accepted, (_, terms))| Placed {
+                expires_ms: terms.lives_ms.map(|ms| accepted.accepted_ms + ms),
+                line: terms.line.map(str::to_owned),
+                max_length: terms.max_length,
+                ..place(accepted, &[&sub.id], terms.priority)
+            })
+            .collect();
+        self.last = entries.last().unwrap().id;
+        let reply = self.send(LAYOUT.lane_of(&sub.id), 0, self.last, placed).await;
+        assert_eq!(reply.links, [Linked::Ok]);
+        entries.iter().map(|entry| entry.id).collect()
+    }
+
+    /// The ids of messages in a place of a subscription's queue of normal priority, in order; `waiting` is no place.
+    pub async fn lying(&self, sub: &Subscription, place: &str) -> Vec<String> {
+        let key = self.work_key(sub);
+        let held: HashMap<String, String> =
+            match self.redis.command(&["XPENDING", &key, "g", "-", "+", "10000"]).await {
+                Ok(rows) => rows
+                    .items()
+                    .iter()
+                    .map(|row| (row.items()[0].text().unwrap(), row.items()[1].text().unwrap()))
+                    .collect(),
+                Err(_) => HashMap::new(),
+            };
+        let mut ids = Vec::new();
+        for row in self.redis(&["XRANGE", &key, "-", "+"]).await.items() {
+            let at = held.get(&row.items()[0].text().unwrap()).map_or("waiting", String::as_str).to_owned();
+            if at == place {
+                let fields = row.items()[1].items();
+                let m = fields[1].text().unwrap();
+                ids.push(Entry { record: m.into_bytes().into() }.decode().unwrap().id.to_string());
+            }
+        }
+        ids
+    }
+
+    /// Ids and reasons of a subscription's dead letters, oldest first.
+    pub async fn dead(&self, sub: &Subscription) -> Vec<(String, String)> {
+        let letters = self.store.dead_letters(&sub.id, StreamId::ZERO, None, 1_000).await.unwrap();
+        letters
+            .iter()
+            .map(|letter| {
+                let id = letter.entry.decode().unwrap().id.to_string();
+                (id, letter.reason.map(|reason| reason.as_str().to_owned()).unwrap_or_default())
+            })
+            .collect()
+    }
+
     /// Queues so many entries for subscriptions of one lane, with ids of a partition of their own.
     pub async fn fill(&mut self, subs: &[&Subscription], count: usize) {
         let lane = LAYOUT.lane_of(&subs[0].id);
@@ -217,7 +275,7 @@ impl Road {
     }
 
     pub async fn promote(&self, me: &str, sub: &Subscription) -> Promoted {
-        self.store.promote(me, &[LAYOUT.lane_of(&sub.id)]).await.unwrap().pop().unwrap().unwrap()
+        self.store.promote(me, &[LAYOUT.lane_of(&sub.id)], TRACE).await.unwrap().pop().unwrap().unwrap()
     }
 
     /// Promotes what is not due yet, as if its time had come.
@@ -312,6 +370,24 @@ impl Road {
     }
 }
 
+/// What a router says of a message.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Terms<'a> {
+    pub lives_ms: Option<u64>,
+    pub line: Option<&'a str>,
+    pub max_length: Option<u32>,
+    pub priority: Priority,
+}
+
+/// Of an ordering key.
+pub fn keyed(line: &str) -> Terms<'_> {
+    Terms { line: Some(line), ..Terms::default() }
+}
+
+pub fn ids(leases: &[Lease]) -> Vec<String> {
+    leases.iter().map(|lease| lease.entry.decode().unwrap().id.to_string()).collect()
+}
+
 /// Behind every entry.
 pub const END: StreamId = StreamId { ms: u64::MAX, seq: u64::MAX };
 
@@ -352,7 +428,15 @@ pub fn put(lease: Lease, place: Place) -> Settlement {
 }
 
 pub fn place<'a>(accepted: &'a entry::Accepted, to: &[&SubscriptionId], priority: Priority) -> Placed<'a> {
-    Placed { accepted, keep: true, rank: priority.rank(), to: to.iter().map(|id| (*id).clone()).collect() }
+    Placed {
+        accepted,
+        keep: true,
+        rank: priority.rank(),
+        expires_ms: None,
+        line: None,
+        max_length: None,
+        to: to.iter().map(|id| (*id).clone()).collect(),
+    }
 }
 
 pub fn message(id: &str, priority: Priority) -> Message {

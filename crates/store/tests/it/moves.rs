@@ -48,7 +48,7 @@ async fn a_failed_attempt_is_scheduled_promoted_and_buried() {
 
     tokio::time::sleep(std::time::Duration::from_millis(60)).await;
     let lane = LAYOUT.lane_of(&sub.id);
-    let promoted = road.store.promote("w-1", &[lane]).await.unwrap().pop().unwrap().unwrap();
+    let promoted = road.store.promote("w-1", &[lane], WINDOW).await.unwrap().pop().unwrap().unwrap();
     assert_eq!((promoted.handled, promoted.next_due), (1, None));
     assert_eq!(road.places(&sub).await, [("again".to_owned(), 1)]);
 
@@ -192,7 +192,7 @@ async fn a_circuit_opens_probes_and_closes() {
     assert_eq!(state().await.limit, Some(0));
     assert!(road.take("w-1", &sub).await.leases.is_empty());
     tokio::time::sleep(std::time::Duration::from_millis(120)).await;
-    road.store.promote("w-1", &[LAYOUT.lane_of(&sub.id)]).await.unwrap();
+    road.store.promote("w-1", &[LAYOUT.lane_of(&sub.id)], WINDOW).await.unwrap();
     let probe = road.take("w-1", &sub).await.leases.pop().unwrap();
     assert_eq!(state().await.limit, Some(1));
     road.outcome("w-1", &sub, probe, &answered(200)).await;
@@ -214,7 +214,7 @@ async fn a_second_410_a_minute_later_disables() {
     let key = road.lane_key(&sub, &format!("sub:{}", sub.id));
     road.redis(&["HSET", &key, "gone", "1", "hold", "0"]).await;
     road.redis(&["ZADD", &road.lane_key(&sub, "timers"), "1", &format!("hold:{}", sub.id)]).await;
-    road.store.promote("w-1", &[LAYOUT.lane_of(&sub.id)]).await.unwrap();
+    road.store.promote("w-1", &[LAYOUT.lane_of(&sub.id)], WINDOW).await.unwrap();
     let mut probe = road.take("w-1", &sub).await.leases;
     assert_eq!(probe.len(), 1, "one probe");
     let second = road.outcome("w-1", &sub, probe.pop().unwrap(), &answered(410)).await;

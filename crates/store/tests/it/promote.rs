@@ -50,7 +50,7 @@ async fn nothing_due_is_nothing_done() {
     let left = promoted.next_due.unwrap().as_millis();
     assert_eq!(promoted.handled, 0);
     assert!((2_999_900_000..=3_000_000_000).contains(&left), "{left}");
-    assert!(road.store.promote("w-1", &[]).await.unwrap().is_empty());
+    assert!(road.store.promote("w-1", &[], 1).await.unwrap().is_empty());
     road.check().await;
 }
 

@@ -1,13 +1,6 @@
 //! `native`: `MessageDelivery` as JSON.
 
-use std::io::Write;
-
-use base64::{Engine, engine::general_purpose::STANDARD};
-use postroad_model::{
-    message::PayloadKind,
-    names::{OrderingKey, RoutingKey},
-    time::Time,
-};
+use postroad_model::message_delivery;
 
 use super::Sending;
 use crate::targets::Target;
@@ -15,44 +8,9 @@ use crate::targets::Target;
 /// The media type of a delivery, and of a batch of them.
 pub(super) const ONE: &str = "application/json";
 
-/// `MessageDelivery`, with the payload byte for byte as it was published.
-pub(super) fn delivery(target: &Target, sending: Sending<'_>, now_ms: u64) -> Vec<u8> {
-    let Sending { message, attempt } = sending;
-    let subscription = &target.subscription;
-    let payload = &message.payload.body;
-    let mut body = Vec::with_capacity(payload.len() + 800);
-    // Writing to a vector does not fail; ids and channel names hold nothing that JSON would escape.
-    let _ = write!(
-        body,
-        r#"{{"message_id":"{}","subscription_id":"{}","channel":"{}","payload":"#,
-        message.id, subscription.id, message.channel
-    );
-    match message.payload.kind {
-        PayloadKind::Json => body.extend_from_slice(payload),
-        PayloadKind::Text => {
-            let _ = serde_json::to_writer(&mut body, &String::from_utf8_lossy(payload));
-        }
-        PayloadKind::Bytes => {
-            let _ = write!(body, "\"{}\"", STANDARD.encode(payload));
-        }
-    }
-    body.extend_from_slice(br#","metadata":"#);
-    let _ = serde_json::to_writer(&mut body, &message.metadata);
-    let _ = write!(
-        body,
-        r#","delivery_attempt":{attempt},"max_attempts":{},"delivered_at":"{}""#,
-        subscription.retry.max_attempts(),
-        Time::from_millis(now_ms)
-    );
-    for (name, key) in [
-        ("routing_key", message.routing_key.as_ref().map(RoutingKey::as_str)),
-        ("ordering_key", message.ordering_key.as_ref().map(OrderingKey::as_str)),
-    ] {
-        if let Some(key) = key {
-            let _ = write!(body, r#","{name}":"#);
-            let _ = serde_json::to_writer(&mut body, key);
-        }
-    }
-    body.push(b'}');
+/// A delivery, with the payload byte for byte as it was published.
+pub(super) fn delivery(target: &Target, Sending { message, attempt }: Sending<'_>, now_ms: u64) -> Vec<u8> {
+    let mut body = Vec::new();
+    message_delivery::write(&mut body, &target.subscription, message, attempt, now_ms);
     body
 }

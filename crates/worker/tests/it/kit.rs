@@ -27,7 +27,7 @@ use postroad_model::{
 };
 use postroad_store::{
     Acceptance, ChainLink, IdKey, LaneLimits, Placed, Store, StreamId, SubscriptionState,
-    entry::Entry,
+    entry::{Accepted, Entry},
     trace::{Lies, Line},
 };
 use postroad_testkit::{
@@ -92,7 +92,19 @@ impl Road {
         let end = StreamId { ms: u64::MAX, seq: u64::MAX };
         let all = self.store.history(0, StreamId::ZERO, end, 100_000).await.unwrap();
         let entries = &all[std::mem::replace(&mut self.queued, all.len())..];
-        let placed = |accepted| Placed { accepted, keep: true, rank: 1, to: vec![subscription.id.clone()] };
+        let expires_ms = |accepted: &Accepted| {
+            let ttl = accepted.entry.decode().unwrap().metadata.ttl?;
+            Some(accepted.accepted_ms + ttl * 1_000)
+        };
+        let placed = |accepted| Placed {
+            accepted,
+            keep: true,
+            rank: 1,
+            expires_ms: expires_ms(accepted),
+            line: None,
+            max_length: None,
+            to: vec![subscription.id.clone()],
+        };
         let link = ChainLink {
             partition: 0,
             prev: StreamId::ZERO,

@@ -67,7 +67,7 @@ impl Road {
                     if !timers.contains(&timer) {
                         wrong.push(format!("{timer} is missing"));
                     }
-                } else if place != "again" && !place.starts_with("w-") {
+                } else if place != "again" && place != "held" && !place.starts_with("w-") {
                     wrong.push(format!("{name}: {place} is no place"));
                 }
             }
@@ -75,6 +75,7 @@ impl Road {
         }
 
         for (sub, ranks) in &queues {
+            wrong.extend(self.disorder(&prefix, sub, ranks).await);
             let length: usize = ranks.values().map(|queue| queue.sizes.len()).sum();
             let tried = self.texts(&["HKEYS", &key(&format!("tries:{sub}"))]).await;
             for name in tried {
@@ -104,7 +105,9 @@ impl Road {
             let busy =
                 ranks.values().map(|queue| queue.in_place(|name| name == "ack" || name.starts_with("w-")));
             let now = usize::try_from(self.now().await).unwrap();
+            let is_paced = timers.contains(&format!("rate:{sub}"));
             let ready = fields.get("status") == Some(&"active")
+                && !is_paced
                 && number("hold").unwrap_or(0) <= now
                 && limit > busy.sum::<usize>()
                 && due > 0;
@@ -124,6 +127,51 @@ impl Road {
         let dead: BTreeSet<String> = of("dead:").into_iter().collect();
         if dead != deads {
             wrong.push(format!("dead letters of {dead:?}, listed {deads:?}"));
+        }
+        wrong
+    }
+
+    /// Locks, who waits behind them, and what is to expire.
+    async fn disorder(&self, prefix: &str, sub: &str, ranks: &BTreeMap<String, Queue>) -> Vec<String> {
+        let mut wrong = Vec::new();
+        let locks = self.texts(&["HGETALL", &format!("{prefix}locks:{sub}")]).await;
+        let there = |name: &str| {
+            let (rank, id) = name.split_once(':').unwrap_or_default();
+            ranks.get(rank).is_some_and(|queue| queue.sizes.contains_key(id))
+        };
+        let mut keys = BTreeSet::new();
+        for pair in locks.chunks(2) {
+            keys.insert(pair[0].clone());
+            if !there(&pair[1]) {
+                wrong.push(format!("locks:{sub}: {} is held by {}, which is in no queue", pair[0], pair[1]));
+            }
+        }
+        let mut waiting: Vec<String> = ranks
+            .values()
+            .flat_map(|queue| queue.held.iter().filter(|(_, place)| *place == "held"))
+            .map(|(id, _)| id.clone())
+            .collect();
+        let members = self.texts(&["ZRANGE", &format!("{prefix}held:{sub}"), "0", "-1"]).await;
+        let mut noted: Vec<String> = members
+            .iter()
+            .map(|member| {
+                let (key, id) = member.split_once(':').unwrap();
+                if !keys.contains(key) {
+                    wrong.push(format!("held:{sub}: {member} waits behind no lock"));
+                }
+                let (ms, seq) = id.split_once('-').unwrap();
+                format!("{}-{}", ms.parse::<u64>().unwrap(), seq.parse::<u64>().unwrap())
+            })
+            .collect();
+        waiting.sort();
+        noted.sort();
+        if waiting != noted {
+            wrong.push(format!("{sub}: held are {waiting:?}, noted {noted:?}"));
+        }
+        for name in self.texts(&["ZRANGE", &format!("{prefix}expiry:{sub}"), "0", "-1"]).await {
+            if !there(&name) {
+                wrong.push(format!("expiry:{sub} knows {name}, which is in no queue"));
+            }
         }
         wrong
     }
