@@ -196,7 +196,7 @@ pub fn waiting(lease: Lease) -> Settlement {
 pub fn count(shared: &Shared, outcome: &Outcome, place: Goes) {
     let end = match outcome {
         Outcome::Answered { status: 200..=299, .. } => Some(AttemptEnd::Delivered),
-        Outcome::Answered { .. } => Some(AttemptEnd::Refused),
+        Outcome::Answered { .. } | Outcome::Refused => Some(AttemptEnd::Refused),
         Outcome::Failed(_) => Some(AttemptEnd::Failed),
         _ => None,
     };

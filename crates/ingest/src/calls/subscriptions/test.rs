@@ -189,6 +189,8 @@ fn sample(
     let mut checked = check(request, caller, &circumstances, app.limits())?;
     checked.message.targets = Arc::from([subscription.id.clone()]);
     checked.message.test = true;
+    // What came back is read off its history.
+    checked.message.persistent = true;
     Ok(checked)
 }
 
