@@ -95,12 +95,13 @@ impl Delivery {
 
 /// The deliveries of a message that was found.
 pub async fn deliveries_of(app: &App, found: &Found) -> ApiResult<Vec<Delivery>> {
+    let is_test = found.message.as_ref().is_some_and(|message| message.test);
     let mut deliveries = Vec::new();
     for trace in app.store.locate(found.partition, found.at).await? {
         let mut subscriptions: Vec<&str> = trace.lines.iter().map(Line::subscription).collect();
         subscriptions.sort_unstable();
         subscriptions.dedup();
-        deliveries.extend(subscriptions.into_iter().map(|subscription| view(&trace, subscription)));
+        deliveries.extend(subscriptions.into_iter().map(|subscription| view(&trace, subscription, is_test)));
     }
     deliveries.sort_by(|a, b| a.subscription_id.cmp(&b.subscription_id));
     Ok(deliveries)
@@ -112,11 +113,16 @@ pub fn overall(found: &Found, deliveries: &[Delivery]) -> Status {
     least.unwrap_or(if found.routed { Status::Unroutable } else { Status::Accepted })
 }
 
-fn view(trace: &Trace, subscription: &str) -> Delivery {
+fn view(trace: &Trace, subscription: &str, is_test: bool) -> Delivery {
     let lines: Vec<&Line> = trace.lines.iter().filter(|line| line.subscription() == subscription).collect();
     let dead_reason = trace.dead_reason(subscription);
     let lies = trace.located.iter().rev().find(|row| row.subscription == subscription).map(|row| &row.lies);
-    let is_settled = lines.iter().any(|line| matches!(line, Line::Attempted { place, .. } if place == "s"));
+    // A test that failed is settled too, since that is the end of it.
+    let failed = |attempt: &Attempt| is_test && attempt.error.is_some();
+    let settled = lines.iter().find_map(|line| match line {
+        Line::Attempted { place, attempt, .. } if place == "s" => Some(!failed(attempt)),
+        _ => None,
+    });
     let (state, due_ms) = match lies {
         Some(Lies::Waiting) => (Status::Queued, None),
         Some(Lies::InFlight(_)) => (Status::InFlight, None),
@@ -125,8 +131,11 @@ fn view(trace: &Trace, subscription: &str) -> Delivery {
         Some(Lies::Gone) | None => match dead_reason {
             Some(DeadReason::Expired) => (Status::Expired, None),
             Some(_) => (Status::Dead, None),
-            None if is_settled => (Status::Delivered, None),
-            None => (Status::Cancelled, None),
+            None => match settled {
+                Some(true) => (Status::Delivered, None),
+                Some(false) => (Status::Dead, None),
+                None => (Status::Cancelled, None),
+            },
         },
     };
     let mut delivery = Delivery {

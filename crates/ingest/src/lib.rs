@@ -20,6 +20,7 @@ pub mod flight;
 pub mod metrics;
 pub mod publish;
 pub mod subscribe;
+pub mod test_rate;
 
 use std::{sync::Arc, time::Instant};
 
@@ -48,6 +49,7 @@ use config::{Config, IngestConfig};
 use flight::Gate;
 use metrics::Metrics;
 use publish::Limits;
+use test_rate::TestRate;
 
 /// How an API instance names itself among the living.
 pub const KIND: &str = "ingest";
@@ -66,6 +68,8 @@ pub struct App {
     pub metrics: Metrics,
     /// What is counted of channels, for everybody to see.
     pub tally: Tally,
+    /// The tests of subscriptions of late.
+    pub tests: Arc<TestRate>,
     /// This instance's clock.
     pub clock: Clock,
     /// When it started.
@@ -119,6 +123,8 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/v1/subscriptions/{id}/resume", post(calls::subscriptions::resume))
         .route("/v1/channels/{name}/stats", get(calls::figures::channel_stats))
         .route("/v1/metrics", get(calls::figures::metrics))
+        .route("/v1/subscriptions/{id}/rotate-secret", post(calls::subscriptions::rotate_secret))
+        .route("/v1/subscriptions/{id}/test", post(calls::subscriptions::test))
         .route("/health", get(calls::health::health))
         .merge(calls::message_queue::router())
         .method_not_allowed_fallback(no_such_method)
@@ -156,6 +162,7 @@ pub async fn run(config: Config, context: Context) -> anyhow::Result<()> {
         config: ingest_config,
         metrics,
         tally: tally.clone(),
+        tests: Arc::default(),
         clock,
         started: Instant::now(),
         stop: stop.clone(),

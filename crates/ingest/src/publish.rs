@@ -291,6 +291,7 @@ impl Draft {
             expires_after_ms,
             generation: 0,
             targets: Arc::from([]),
+            test: false,
             trace: circumstances.trace,
             metadata,
             payload,

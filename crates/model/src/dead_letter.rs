@@ -72,6 +72,7 @@ pub fn copy_of(message: &Message, channel: &ChannelName, death: &Death) -> Optio
         expires_after_ms: None,
         generation: 0,
         targets: Arc::from([]),
+        test: false,
         metadata,
         ..message.clone()
     })
@@ -139,6 +140,7 @@ mod tests {
             expires_after_ms: Some(7_000),
             generation: 2,
             targets: Arc::from([]),
+            test: false,
             trace: None,
             metadata: Metadata {
                 message_id: id,

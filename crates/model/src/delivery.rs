@@ -255,6 +255,15 @@ pub fn judge(
     }
 }
 
+/// Decides what becomes of a test ([`crate::message::Message::test`]): once it was attempted it is over, however
+/// that went, and it says nothing of the subscriber. One that was not attempted waits like any other.
+pub fn judge_test(progress: Progress, outcome: &Outcome) -> Verdict {
+    match outcome {
+        Outcome::Unsent | Outcome::WorkerLost => judge(&RetryPolicy::default(), true, progress, outcome, 0.0),
+        _ => Verdict { place: Place::Settled, progress, health: Health::Unknown, hold: Hold::No },
+    }
+}
+
 fn failed(policy: &RetryPolicy, before: Progress, not_before_ms: u64, jitter: f64) -> Verdict {
     // An attempt that came to its end shows that this delivery kills no workers.
     let progress = Progress { attempts: before.attempts + 1, reclaims: 0 };
@@ -374,6 +383,29 @@ mod tests {
         for (auto_ack, before, outcome, place, after) in table {
             let verdict = judge(&POLICY, *auto_ack, *before, outcome, 0.0);
             assert_eq!((verdict.place, verdict.progress), (*place, *after), "{outcome:?} at {before:?}");
+        }
+    }
+
+    #[test]
+    fn a_test_is_over_once_it_was_attempted() {
+        for outcome in [
+            answered(200),
+            answered(410),
+            Outcome::Answered { status: 503, retry_after_ms: Some(9_000) },
+            Outcome::Failed(Failure::Timeout),
+            Outcome::Expired,
+        ] {
+            let verdict = judge_test(at(0, 1), &outcome);
+            let silent = Verdict {
+                place: Place::Settled,
+                progress: at(0, 1),
+                health: Health::Unknown,
+                hold: Hold::No,
+            };
+            assert_eq!(verdict, silent, "{outcome:?}");
+        }
+        for outcome in [Outcome::Unsent, Outcome::WorkerLost] {
+            assert_eq!(judge_test(at(0, 0), &outcome).place, Place::Again, "{outcome:?}");
         }
     }
 

@@ -13,6 +13,7 @@
 //! * [`channel`]: what somebody configured about the channel that it goes to.
 //! * [`subscription`]: what a service asked to be sent, where to and how.
 //! * [`glob`], [`topic`], [`filter`] and [`matching`]: does this subscription want this message?
+//! * [`cloud_event`]: messages that came as CloudEvents, or are sent as such.
 //! * [`delivery`]: one message for one subscription: outcome in, verdict out.
 //! * [`signature`], [`egress`], [`trace_context`]: what a request to a subscriber must carry and must
 //!   never reach.
@@ -21,6 +22,7 @@
 //! What is *not* here: how any of it is stored (`postroad-store`) or sent (`postroad-worker`).
 
 pub mod channel;
+pub mod cloud_event;
 pub mod dead_letter;
 pub mod delivery;
 pub mod egress;

@@ -144,6 +144,9 @@ pub struct Message {
     pub generation: u32,
     /// Where not empty: only these subscriptions get it, and no matching takes place.
     pub targets: Arc<[SubscriptionId]>,
+    /// A sample that its targets were asked to be sent: delivered once, however that goes, and no sign of how
+    /// a subscriber does.
+    pub test: bool,
     /// The publisher's trace, if it came with one.
     pub trace: Option<TraceParent>,
     /// What subscribers see besides. Its id and priority are the message's.
@@ -195,6 +198,7 @@ mod tests {
             persistent: true,
             expires_after_ms: None,
             generation: 0,
+            test: false,
             targets: Arc::from([]),
             trace: None,
             metadata: Metadata {

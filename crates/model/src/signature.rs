@@ -4,6 +4,8 @@
 //! live one signs, the current first, and a receiver accepts any that matches. Neither id nor timestamp
 //! may hold a dot, or two different requests could have one signature; [`crate::id::MessageId`] sees to it.
 
+pub mod rotation;
+
 use std::fmt;
 
 use base64::{

@@ -53,7 +53,12 @@ impl FromStr for TraceParent {
 impl TraceParent {
     /// The trace of a message that came without one: the same for all its attempts, and not sampled.
     pub fn of_message(id: &MessageId) -> Self {
-        let half = |salt: &str| u128::from(stable_hash(&[salt, id.as_str()]));
+        Self::of_text(id.as_str())
+    }
+
+    /// The trace of something that a text names: the same for the same text, and not sampled.
+    pub fn of_text(name: &str) -> Self {
+        let half = |salt: &str| u128::from(stable_hash(&[salt, name]));
         Self { trace_id: (half("high") << 64 | half("low")).max(1), parent_id: 1, flags: 0 }
     }
 }

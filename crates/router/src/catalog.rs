@@ -87,9 +87,13 @@ impl Catalog {
         Ok(())
     }
 
-    /// The subscriptions that match a message: those of its tenant, each once.
+    /// The subscriptions that match a message: those of its tenant, each once. Where it names its targets it is
+    /// those, as far as they are there and its tenant's: what they ask for is not looked at.
     pub fn matches(&mut self, message: &Message, out: &mut Vec<Arc<Subscription>>) {
         out.clear();
+        if !message.targets.is_empty() {
+            return self.index.targets(message, out);
+        }
         let settings = self.channel(&message.tenant, &message.channel);
         let channel_type = settings.map(|settings| settings.channel_type).unwrap_or_default();
         self.index.matches(message, channel_type, out);

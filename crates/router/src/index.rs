@@ -22,7 +22,11 @@ mod slots;
 mod topics;
 mod view;
 
-use std::{collections::HashMap, mem, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    mem,
+    sync::Arc,
+};
 
 use postroad_model::{
     id::SubscriptionId,
@@ -127,6 +131,14 @@ impl Index {
             }
         }
         self.candidates = candidates;
+    }
+
+    /// Appends to `out` the subscriptions that the message names as its targets, each once, as far as they are
+    /// there and of the message's tenant.
+    pub fn targets(&self, message: &Message, out: &mut Vec<Arc<Subscription>>) {
+        let named: HashSet<&SubscriptionId> = message.targets.iter().collect();
+        let found = named.into_iter().filter_map(|id| self.get(id));
+        out.extend(found.filter(|subscription| subscription.tenant == message.tenant));
     }
 
     /// A subscription by its id.

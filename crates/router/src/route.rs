@@ -305,6 +305,8 @@ impl Router {
         let catalog = self.catalog.as_ref();
         let settings = catalog.and_then(|catalog| catalog.channel(&message.tenant, &message.channel));
         let max_length = settings.and_then(ChannelSettings::drop_bound);
+        // A test that comes too late is no dead letter: the worker drops it.
+        let expires_ms = message.expires_at_ms(accepted.accepted_ms).filter(|_| !message.test);
         let line = message.ordering_key.as_ref().map(|key| line_of(&message.channel, key));
         let mut lanes: BTreeMap<u16, Parcel> = BTreeMap::new();
         for subscription in matched {
@@ -314,7 +316,7 @@ impl Router {
                     accepted: Arc::clone(accepted),
                     keep: message.persistent,
                     rank: message.priority.rank(),
-                    expires_ms: message.expires_at_ms(accepted.accepted_ms),
+                    expires_ms,
                     line: line.clone(),
                     max_length,
                     to: Vec::new(),

@@ -30,6 +30,7 @@ fn message(tenant: &str, channel: &str, key: &str) -> Message {
         persistent: true,
         expires_after_ms: None,
         generation: 0,
+        test: false,
         targets: Arc::new([]),
         trace: None,
         metadata: Metadata {

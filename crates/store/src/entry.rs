@@ -11,7 +11,8 @@
 //! One field rather than many, because each costs on every one of its four ways through a script. In version
 //! 1 the header has the members of `Header`; what is as it usually is, is left out. A reader passes over
 //! members that it does not know. A writer that adds one whose neglect would deliver wrongly must raise the
-//! version. `tests/golden` holds records of every past version.
+//! version. (`test` is none of those: whoever does not know it delivers a sample as it delivers any message, with
+//! retries.) `tests/golden` holds records of every past version.
 
 use std::{io::Read, sync::Arc};
 
@@ -64,6 +65,9 @@ struct Header<'a> {
     generation: u32,
     #[serde(rename = "to", default, skip_serializing_if = "<[_]>::is_empty")]
     targets: Arc<[SubscriptionId]>,
+    /// A sample for its targets.
+    #[serde(default, skip_serializing_if = "is_false")]
+    test: bool,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     trace: Option<TraceParent>,
     kind: PayloadKind,
@@ -144,6 +148,7 @@ impl Entry {
             fleeting: !message.persistent,
             generation: message.generation,
             targets: Arc::clone(&message.targets),
+            test: message.test,
             trace: message.trace,
             kind,
             encoding: packed.as_ref().map(|_| "zlib"),
@@ -203,6 +208,7 @@ impl Entry {
             expires_after_ms,
             generation: header.generation,
             targets: header.targets,
+            test: header.test,
             trace: header.trace,
             metadata,
             payload: Payload { kind: header.kind, body },
@@ -280,6 +286,7 @@ pub(crate) mod tests {
             expires_after_ms: None,
             generation: 0,
             targets: Arc::from([]),
+            test: false,
             trace: None,
             metadata: Metadata {
                 message_id: id,
@@ -327,6 +334,7 @@ pub(crate) mod tests {
         message.persistent = false;
         message.generation = 2;
         message.targets = Arc::from([SubscriptionId::new("sub_1").unwrap()]);
+        message.test = true;
         message.trace = Some("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01".parse().unwrap());
         message.metadata.correlation_id = Some("undertaking".into());
         message.metadata.reply_to = Some("answers".into());

@@ -181,8 +181,28 @@ impl Trace {
 impl Store {
     /// locate: what every lane knows of a message, those that know nothing left out.
     pub async fn locate(&self, partition: u16, id: StreamId) -> Result<Vec<Trace>, StoreError> {
+        self.locate_in(0..self.layout.lanes, partition, id).await
+    }
+
+    /// The same of one subscription's lane: `None` while it knows nothing.
+    pub async fn locate_for(
+        &self,
+        subscription: &SubscriptionId,
+        partition: u16,
+        id: StreamId,
+    ) -> Result<Option<Trace>, StoreError> {
+        let lane = self.layout.lane_of(subscription);
+        Ok(self.locate_in(std::iter::once(lane), partition, id).await?.pop())
+    }
+
+    async fn locate_in(
+        &self,
+        lanes: impl Iterator<Item = u16>,
+        partition: u16,
+        id: StreamId,
+    ) -> Result<Vec<Trace>, StoreError> {
         let reference = format!("{partition}:{id}");
-        let calls: Vec<Call> = (0..self.layout.lanes)
+        let calls: Vec<Call> = lanes
             .map(|lane| {
                 let mut call = Call::new(&script::LOCATE, &self.keys, Tag::Lane(lane));
                 call.arg(&reference);

@@ -22,7 +22,7 @@ use rustls::crypto::ring;
 use tokio::time::{Instant, timeout_at};
 use tracing::warn;
 
-/// The most of an answer that is read; what goes on behind it costs the connection.
+/// The most of an answer that is read, where no more of it is to be kept; what goes on behind it costs the connection.
 const ANSWER_BYTES: usize = 64 << 10;
 
 /// How often idle connections are let go, at most.
@@ -51,7 +51,15 @@ pub struct Answer {
     /// `Retry-After`, as it came.
     pub retry_after: Option<String>,
     /// The first bytes of the body.
-    pub body: String,
+    pub body: Vec<u8>,
+}
+
+impl Answer {
+    /// What is kept with an attempt: the first [`Attempt::RESPONSE_BYTES`], as text; none of an empty body.
+    pub fn shown(&self) -> Option<String> {
+        let first = &self.body[..self.body.len().min(Attempt::RESPONSE_BYTES)];
+        (!first.is_empty()).then(|| shown(first))
+    }
 }
 
 /// Why there is no answer.
@@ -125,8 +133,8 @@ impl Callbacks {
         }
     }
 
-    /// Sends a request and reads the answer, all within the request timeout.
-    pub async fn send(&self, request: Request) -> Result<Answer, NoAnswer> {
+    /// Sends a request and reads the answer, all within the request timeout. So many bytes of it are kept.
+    pub async fn send(&self, request: Request, keep: usize) -> Result<Answer, NoAnswer> {
         self.permitted(request.url())?;
         let timeout = self.settings.request_timeout;
         let deadline = Instant::now() + timeout;
@@ -151,7 +159,7 @@ impl Callbacks {
             .get(http::header::RETRY_AFTER)
             .and_then(|value| value.to_str().ok())
             .map(str::to_owned);
-        let body = timeout_at(deadline, read(response)).await.map_err(|_| late("whole answer"))??;
+        let body = timeout_at(deadline, read(response, keep)).await.map_err(|_| late("whole answer"))??;
         Ok(Answer { status, retry_after, body })
     }
 
@@ -191,22 +199,22 @@ impl Settings {
 }
 
 /// Reads an answer's body to its end or its bound, and keeps the first bytes.
-async fn read(mut response: Response) -> Result<String, NoAnswer> {
+async fn read(mut response: Response, keep: usize) -> Result<Vec<u8>, NoAnswer> {
     let mut kept = Vec::new();
     let mut seen = 0;
     while let Some(chunk) = response.chunk().await.map_err(|error| classified(&error))? {
         seen += chunk.len();
-        let room = Attempt::RESPONSE_BYTES.saturating_sub(kept.len());
+        let room = keep.saturating_sub(kept.len());
         kept.extend_from_slice(&chunk[..chunk.len().min(room)]);
-        if seen > ANSWER_BYTES {
+        if seen > ANSWER_BYTES.max(keep) {
             break;
         }
     }
-    Ok(shown(&kept))
+    Ok(kept)
 }
 
 /// Bytes as text that can be shown: what is no UTF-8 or a control character is replaced.
-fn shown(bytes: &[u8]) -> String {
+pub fn shown(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes)
         .chars()
         .map(|c| if c.is_control() && c != '\n' && c != '\t' { '\u{fffd}' } else { c })

@@ -4,13 +4,15 @@ use std::{sync::Arc, time::Duration};
 
 use postroad_model::{
     delivery::{
-        Attempt, DeadReason, Failure, Health, Hold, Outcome, Place as Goes, Verdict, judge, parse_retry_after,
+        Attempt, DeadReason, Failure, Health, Hold, Outcome, Place as Goes, Verdict, judge, judge_test,
+        parse_retry_after,
     },
     message::Message,
     subscription::RetryPolicy,
     time::millis,
 };
 use postroad_store::{Lease, Settlement, entry::EntryError};
+use reqwest::{Request, Url};
 use tokio::time::Instant;
 use tracing::{debug, error};
 
@@ -19,7 +21,7 @@ use crate::{
     figures,
     metrics::{AttemptEnd, AttemptLabels, DeadLabels},
     places::Place,
-    request,
+    request::{self, Sending},
     shared::Shared,
     targets::Target,
 };
@@ -48,30 +50,45 @@ pub async fn deliver(shared: Shared, lease: Lease, target: Arc<Target>, place: P
     let settlement = if lease.since.elapsed() > shared.config.latest_start {
         unsent(lease)
     } else {
-        attempt(&shared, lease, &target, &message).await
+        let called = if has_expired(&shared, &lease, &message) {
+            Called::none(Outcome::Expired)
+        } else {
+            send(&shared, &lease, &target, &message).await
+        };
+        conclude(&shared, lease, &target, &message, &called)
     };
     shared.settle(settlement, Some(place));
 }
 
-/// send and judge.
-async fn attempt(shared: &Shared, lease: Lease, target: &Target, message: &Message) -> Settlement {
+/// Whether its time to live is over.
+pub fn has_expired(shared: &Shared, lease: &Lease, message: &Message) -> bool {
+    let of_a_test = || message.expires_at_ms(lease.accepted_ms).filter(|_| message.test);
+    lease.expires_ms.or_else(of_a_test).is_some_and(|at| at <= shared.redis_now_ms())
+}
+
+/// judge: what becomes of a delivery that came to this.
+pub fn conclude(
+    shared: &Shared,
+    lease: Lease,
+    target: &Target,
+    message: &Message,
+    called: &Called,
+) -> Settlement {
+    let Called { outcome, attempt, .. } = called;
     let subscription = &target.subscription;
-    let expired = lease.expires_ms.is_some_and(|at| at <= shared.redis_now_ms());
-    let began = Instant::now();
-    let (outcome, attempt) =
-        if expired { (Outcome::Expired, None) } else { send(shared, &lease, target, message).await };
-    let mut verdict = judge(
-        &subscription.retry,
-        subscription.auto_ack,
-        lease.tries.progress,
-        &outcome,
-        rand::random::<f64>(),
-    );
-    if outcome == Outcome::Unsent {
+    let progress = lease.tries.progress;
+    let mut verdict = if message.test {
+        judge_test(progress, outcome)
+    } else {
+        judge(&subscription.retry, subscription.auto_ack, progress, outcome, rand::random::<f64>())
+    };
+    if *outcome == Outcome::Unsent {
         verdict.place = Goes::Later { delay_ms: EXHAUSTED_WAIT_MS };
     }
-    count(shared, &outcome, verdict.place);
-    figures::attempted(shared, &lease, message, &outcome, &verdict, began.elapsed());
+    if !message.test {
+        count(shared, outcome, verdict.place);
+        figures::attempted(shared, &lease, message, called, &verdict);
+    }
     debug!(
         message.id = %message.id,
         subscription.id = %subscription.id,
@@ -79,51 +96,88 @@ async fn attempt(shared: &Shared, lease: Lease, target: &Target, message: &Messa
         outcome = ?outcome,
         "attempted"
     );
-    Settlement { lease, verdict, attempt, ack_timeout: Duration::from_secs(subscription.ack_timeout) }
+    let ack_timeout = Duration::from_secs(subscription.ack_timeout);
+    Settlement { lease, verdict, attempt: attempt.clone(), ack_timeout }
 }
 
-async fn send(
+async fn send(shared: &Shared, lease: &Lease, target: &Target, message: &Message) -> Called {
+    let sending = Sending { message, attempt: lease.tries.progress.attempts + 1 };
+    let now_ms = shared.clock.now_ms();
+    let build = |url: &Url| request::build(target, url, sending, now_ms, rand::random());
+    let mut called = call(shared, target, now_ms, build, Attempt::RESPONSE_BYTES).await;
+    if let Some(attempt) = &mut called.attempt {
+        attempt.number = sending.attempt;
+    }
+    called
+}
+
+/// What came of a request.
+#[derive(Clone)]
+pub struct Called {
+    /// In a word.
+    pub outcome: Outcome,
+    /// As it is kept, but for its number; none where nothing was attempted.
+    pub attempt: Option<Attempt>,
+    /// The first bytes of a 2xx.
+    pub body: Vec<u8>,
+    /// How long it took.
+    pub took: Duration,
+}
+
+impl Called {
+    /// Of a delivery that nobody attempted.
+    pub fn none(outcome: Outcome) -> Self {
+        Self { outcome, attempt: None, body: Vec::new(), took: Duration::ZERO }
+    }
+}
+
+/// send: makes the request and hears what comes of it. So many bytes of the answer are kept.
+pub async fn call(
     shared: &Shared,
-    lease: &Lease,
     target: &Target,
-    message: &Message,
-) -> (Outcome, Option<Attempt>) {
-    let number = lease.tries.progress.attempts + 1;
-    let started_at_ms = shared.clock.now_ms();
+    started_at_ms: u64,
+    build: impl FnOnce(&Url) -> Request,
+    keep: usize,
+) -> Called {
     let mut attempt =
-        Attempt { number, started_at_ms, duration_ms: 0, status: None, error: None, response: None };
+        Attempt { number: 0, started_at_ms, duration_ms: 0, status: None, error: None, response: None };
     let Some(url) = &target.url else {
         attempt.error = Some("the callback URL may not be called; egress.allow can permit it".into());
-        return (Outcome::Failed(Failure::Blocked), Some(attempt));
+        return Called { attempt: Some(attempt), ..Called::none(Outcome::Failed(Failure::Blocked)) };
     };
-    let request = request::build(target, url, message, number, started_at_ms, rand::random());
+    let request = build(url);
     let began = Instant::now();
-    let answer = shared.callbacks.send(request).await;
-    attempt.duration_ms = millis(began.elapsed());
+    let answer = shared.callbacks.send(request, keep).await;
+    let took = began.elapsed();
+    attempt.duration_ms = millis(took);
     match answer {
         Ok(answer) => {
             attempt.status = Some(answer.status);
-            attempt.response = (!answer.body.is_empty()).then_some(answer.body);
+            attempt.response = answer.shown();
+            let mut body = answer.body;
             if !(200..300).contains(&answer.status) {
                 attempt.error = Some(format!("answered {}", answer.status));
+                body = Vec::new();
             }
             let now_ms = shared.clock.now_ms();
             let retry_after_ms = answer.retry_after.and_then(|text| parse_retry_after(&text, now_ms));
-            (Outcome::Answered { status: answer.status, retry_after_ms }, Some(attempt))
+            let outcome = Outcome::Answered { status: answer.status, retry_after_ms };
+            Called { outcome, attempt: Some(attempt), body, took }
         }
         Err(no_answer) => {
             attempt.error = Some(no_answer.to_string());
-            match no_answer {
+            let (outcome, attempt) = match no_answer {
                 NoAnswer::Failed { failure, .. } => (Outcome::Failed(failure), Some(attempt)),
                 NoAnswer::Exhausted(_) => (Outcome::Unsent, None),
-            }
+            };
+            Called { outcome, attempt, body: Vec::new(), took }
         }
     }
 }
 
 /// What cannot be read is dead at once, alone, with its bytes; what a newer release wrote is left to newer
 /// workers.
-fn unreadable(shared: &Shared, lease: Lease, why: &EntryError) -> Settlement {
+pub fn unreadable(shared: &Shared, lease: Lease, why: &EntryError) -> Settlement {
     error!(subscription.id = %lease.subscription, entry = %lease.id, %why, "cannot read a queued entry");
     let place = match why {
         EntryError::Newer(_) => Goes::Later { delay_ms: NEWER_WAIT_MS },
@@ -156,7 +210,7 @@ pub fn waiting(lease: Lease) -> Settlement {
 pub fn count(shared: &Shared, outcome: &Outcome, place: Goes) {
     let end = match outcome {
         Outcome::Answered { status: 200..=299, .. } => Some(AttemptEnd::Delivered),
-        Outcome::Answered { .. } => Some(AttemptEnd::Refused),
+        Outcome::Answered { .. } | Outcome::Refused => Some(AttemptEnd::Refused),
         Outcome::Failed(_) => Some(AttemptEnd::Failed),
         _ => None,
     };

@@ -9,32 +9,32 @@ use postroad_model::{
 };
 use postroad_store::Lease;
 
-use crate::{shared::Shared, targets::Target};
+use crate::{deliver::Called, shared::Shared, targets::Target};
 
 /// Counts an attempt and what was judged of it.
-pub fn attempted(
-    shared: &Shared,
-    lease: &Lease,
-    message: &Message,
-    outcome: &Outcome,
-    verdict: &Verdict,
-    took: Duration,
-) {
+pub fn attempted(shared: &Shared, lease: &Lease, message: &Message, called: &Called, verdict: &Verdict) {
+    let Called { outcome, attempt, took, .. } = called;
     let judged = Judged {
         outcome,
         before: lease.tries.progress,
         verdict,
-        took_us: micros(took),
+        took_us: micros(*took),
         age_ms: shared.redis_now_ms().saturating_sub(lease.accepted_ms),
     };
-    shared.tally.judged(&message.tenant, &message.channel, judged);
+    shared.tally.on(&message.tenant, Some(&message.channel), |figures| {
+        // It was handed over in a batch, and its subscriber said no to it alone.
+        if *outcome == Outcome::Refused && attempt.is_some() {
+            figures.add(Count::Attempted, 1);
+        }
+        figures.judged(judged);
+    });
 }
 
 /// Counts a delivery that nobody attempted: whose worker was lost, or whose acknowledgment did not come.
 pub fn unattempted(shared: &Shared, lease: &Lease, outcome: &Outcome, verdict: &Verdict) {
     // Rare enough to be read once more. What cannot be read is of no channel.
     if let Ok(message) = lease.entry.decode() {
-        attempted(shared, lease, &message, outcome, verdict, Duration::ZERO);
+        attempted(shared, lease, &message, &Called::none(outcome.clone()), verdict);
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! The heart is four lines, each a file or a function of that name: [`take`] turns ready tokens into leases,
 //! `send` makes a signed request of each, `judge` (in `postroad-model`) says what its outcome leads to, and
-//! [`settle`] brings the verdict back, many in one flight. [`deliver`] is the way of one delivery;
+//! [`settle`] brings the verdict back, many in one flight. [`deliver`] is the way of one delivery, [`batch`] that of several in one request;
 //! [`duty`] is what a worker does besides: being heard, and due timers; [`sweep`] finds what crashes left
 //! lying.
 //!
@@ -11,6 +11,7 @@
 //! can double; one subscription that hangs cannot have all places. What it does not: exactly-once (a receiver
 //! deduplicates by `webhook-id`), and order. Workers know nothing of each other but names; any number may run.
 
+pub mod batch;
 pub mod client;
 pub mod config;
 pub mod deliver;

@@ -6,6 +6,7 @@ use postroad_store::{Backoff, Lease, Room, StoreError, StreamId};
 use tracing::{info, warn};
 
 use crate::{
+    batch::Batches,
     deliver::{deliver, unsent, waiting},
     places::Free,
     shared::Shared,
@@ -154,8 +155,12 @@ async fn start(shared: &Shared, leases: Vec<Lease>) {
     shared.metrics.in_flight.set(i64::try_from(shared.places.taken()).unwrap_or(i64::MAX));
     match shared.targets.of(&leases).await {
         Ok(known) => {
+            let mut batches = Batches::default();
             for ((lease, place), known) in leases.into_iter().zip(places).zip(known) {
                 match known {
+                    Known::Target(target) if target.batches() => {
+                        batches.add(&target, lease, place);
+                    }
                     Known::Target(target) => {
                         tokio::spawn(deliver(shared.clone(), lease, target, place));
                     }
@@ -164,6 +169,7 @@ async fn start(shared: &Shared, leases: Vec<Lease>) {
                     Known::Cancelled => {}
                 }
             }
+            batches.start(shared);
         }
         Err(error) => {
             warn!(%error, "could not read subscriptions' settings; giving their deliveries back");

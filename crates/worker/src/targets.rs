@@ -27,7 +27,7 @@ pub struct Target {
 }
 
 impl Target {
-    fn new(subscription: Subscription, policy: &EgressPolicy) -> Self {
+    pub(crate) fn new(subscription: Subscription, policy: &EgressPolicy) -> Self {
         let url = subscription.callback_url.as_deref().and_then(|url| CallbackUrl::check(url, policy).ok());
         let mut headers = HeaderMap::with_capacity(subscription.headers.len() + 8);
         for (name, value) in &subscription.headers {
@@ -42,10 +42,14 @@ impl Target {
             value.set_sensitive(true);
             headers.entry(http::header::AUTHORIZATION).or_insert(value);
         }
-        headers.insert(http::header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         let agent = HeaderValue::from_static(concat!("postroad/", env!("CARGO_PKG_VERSION")));
         headers.insert(http::header::USER_AGENT, agent);
         Self { url: url.map(|url| url.target()), headers, subscription }
+    }
+
+    /// Whether its requests hold batches.
+    pub fn batches(&self) -> bool {
+        self.subscription.batch_size > 1 && self.subscription.format.batches()
     }
 }
 

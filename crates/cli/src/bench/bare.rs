@@ -60,7 +60,7 @@ pub async fn run(args: BareArgs) -> anyhow::Result<()> {
             tokio::spawn(async move {
                 let mut request = Request::new(Method::POST, target);
                 *request.body_mut() = Some(Body::from(Bytes::from(body)));
-                let answer = callbacks.send(request).await;
+                let answer = callbacks.send(request, 0).await;
                 if answer.is_ok_and(|answer| answer.status == 200) {
                     let mut done = redis::pipe();
                     done.cmd("XACK").arg(&stream).arg("g").arg(&entry.id).ignore();

@@ -1,5 +1,7 @@
 //! `/v1/subscriptions`.
 
+mod rotate;
+mod test;
 mod view;
 
 use std::sync::Arc;
@@ -26,7 +28,11 @@ use postroad_model::{
 use postroad_store::{StoreError, Versioned};
 use serde_json::{Map, Value};
 
-pub use self::view::{SubscriptionCancelled, SubscriptionInfo, SubscriptionList, SubscriptionResponse};
+pub use self::{
+    rotate::{RotateSecretRequest, RotateSecretResponse, rotate_secret},
+    test::{TestRequest, TestResponse, test},
+    view::{SubscriptionCancelled, SubscriptionInfo, SubscriptionList, SubscriptionResponse},
+};
 use crate::{
     App,
     subscribe::{self, SubscriptionRequest},

@@ -317,6 +317,7 @@ fn message(id: &str, dies: &Dies) -> Message {
         expires_after_ms: None,
         generation: 0,
         targets: Arc::from([]),
+        test: false,
         trace: None,
         metadata: Metadata {
             message_id: MessageId::new(id).unwrap(),

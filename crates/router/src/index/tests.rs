@@ -50,6 +50,7 @@ fn message(
         expires_after_ms: None,
         generation: 0,
         targets: Arc::new([]),
+        test: false,
         trace: None,
         metadata: Metadata {
             message_id: MessageId::new("m").unwrap(),
@@ -89,6 +90,20 @@ fn defined(all: &[Arc<Subscription>], message: &Message, channel_type: ChannelTy
     let mut ids: Vec<String> = wanting.map(|subscription| subscription.id.to_string()).collect();
     ids.sort();
     ids
+}
+
+#[test]
+fn targets_are_found_by_name_and_only_within_the_tenant() {
+    let mut index = Index::new();
+    for (id, tenant) in [("a", "t"), ("b", "t"), ("c", "u")] {
+        index.insert(subscription(id, tenant, &json!({"channel": "elsewhere"})));
+    }
+    let mut message = message("t", "x", None, &json!({}), PayloadKind::Text, "");
+    message.targets = ["b", "c", "b", "gone"].map(|id| SubscriptionId::new(id).unwrap()).into();
+    let mut out = Vec::new();
+    index.targets(&message, &mut out);
+    let ids: Vec<&str> = out.iter().map(|subscription| subscription.id.as_str()).collect();
+    assert_eq!(ids, ["b"]);
 }
 
 #[test]

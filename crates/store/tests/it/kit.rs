@@ -452,6 +452,7 @@ pub fn message(id: &str, priority: Priority) -> Message {
         expires_after_ms: None,
         generation: 0,
         targets: Arc::from([]),
+        test: false,
         trace: None,
         metadata: Metadata {
             message_id: MessageId::new(id).unwrap(),

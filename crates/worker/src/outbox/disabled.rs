@@ -76,6 +76,7 @@ fn event(subscription: &Subscription, entry: &OutboxEntry) -> Result<Message, Na
         expires_after_ms: None,
         generation: 0,
         targets: Arc::from([]),
+        test: false,
         trace: None,
         metadata,
         payload: Payload { kind: PayloadKind::Json, body: Bytes::from(payload.to_string()) },
