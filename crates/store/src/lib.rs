@@ -13,6 +13,7 @@
 //! * [`entry`]: the format in which a message lies in a stream, a contract between releases.
 //! * `partition`, `enqueue`, `delivery`, `dead`: the moves. `trace`: what they leave behind for people.
 //! * `control`: subscriptions' records and the stream of their changes; the members; the layout.
+//! * `command`, `notification`, `service`, `event_type`: what the kinds of messages leave behind besides.
 //! * [`signals`]: telling whoever waits that something has happened.
 //! * `reader`: waiting for new entries of ingress and for ready tokens, without taking anything.
 //!
@@ -21,6 +22,7 @@
 
 pub mod keys;
 
+mod command;
 pub mod config;
 mod control;
 mod dead;
@@ -28,16 +30,19 @@ mod delivery;
 mod enqueue;
 pub mod entry;
 mod error;
+mod event_type;
 mod job;
 mod lease;
 mod link;
 mod message;
+mod notification;
 mod partition;
 pub mod presence;
 mod reader;
 mod reply;
 mod retry;
 mod script;
+mod service;
 pub mod signals;
 mod stream_id;
 pub mod trace;
@@ -47,18 +52,22 @@ use std::sync::Arc;
 use postroad_model::placement::Layout;
 use redis::{Pipeline, Value};
 
+pub use command::{Responded, Response};
 pub use control::{Change, LaneLimits, Member, Members, SubscriptionState, Versioned};
 pub use dead::{DeadLetter, DeadLetterId, DeadQueue, ReplayState, Replayed};
 pub use delivery::{Circuit, Promoted, Room, Settled, Settlement, Swept, Taken};
 pub use enqueue::{Enqueued, Link as ChainLink, Linked, Placed};
 pub use error::StoreError;
+pub use event_type::{EventTypeBounds, EventTypeRecord, EventTypes, PutEventType};
 pub use job::{Job, JobState};
 pub use lease::{Lease, Tries};
 pub use link::LinkConfig;
 pub use message::Found;
+pub use notification::{Notified, TailBounds, TailPage};
 pub use partition::{Acceptance, Accepted, Claim, Claimed, IdKey, Routed, TRIM_MOST};
 pub use reader::{IngressReader, OutboxEntry, ReadyReader};
 pub use retry::Backoff;
+pub use service::{ServiceHealth, ServicesPage};
 pub use signals::{Signal, Signals};
 pub use stream_id::StreamId;
 

@@ -55,6 +55,10 @@ scripts! {
     SUBSCRIBE: "subscribe", "";
     HEARTBEAT: "heartbeat", "";
     JOB: "job", "";
+    RESPOND: "respond", "";
+    NOTIFY: "notify", "";
+    HEALTH: "health", "";
+    EVENT_TYPE: "event_type", "";
 }
 
 /// One call of a script on one tag.
