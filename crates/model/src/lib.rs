@@ -12,6 +12,7 @@
 //! * [`message`]: what a publisher hands over, as it is kept from then on.
 //! * [`subscription`]: what a service asked to be sent, where to and how.
 //! * [`glob`], [`topic`], [`filter`] and [`matching`]: does this subscription want this message?
+//! * [`event`], [`command`], [`notification`]: the kinds of messages; [`json_schema`]: what an event type may ask.
 //! * [`cloud_event`]: messages that came as CloudEvents, or are sent as such.
 //! * [`delivery`]: one message for one subscription: outcome in, verdict out.
 //! * [`signature`], [`egress`], [`trace_context`]: what a request to a subscriber must carry and must
@@ -20,15 +21,19 @@
 //! What is *not* here: how any of it is stored (`postroad-store`) or sent (`postroad-worker`).
 
 pub mod cloud_event;
+pub mod command;
 pub mod delivery;
 pub mod egress;
+pub mod event;
 pub mod filter;
 pub mod glob;
 pub mod id;
 pub mod json_scan;
+pub mod json_schema;
 pub mod matching;
 pub mod message;
 pub mod names;
+pub mod notification;
 pub mod placement;
 pub mod signature;
 pub mod subscription;
