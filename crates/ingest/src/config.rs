@@ -44,6 +44,12 @@ pub struct IngestSection {
     pub max_retries: u32,
     /// Their delay.
     pub retry_delay_seconds: u64,
+    /// The most event types that one tenant may register.
+    pub max_event_types: u64,
+    /// The most calls that wait for a command's answer at a time.
+    pub max_waits: usize,
+    /// The most streams of notifications that are open at a time.
+    pub max_streams: usize,
 }
 
 impl Default for IngestSection {
@@ -57,6 +63,9 @@ impl Default for IngestSection {
             max_subscriptions: 100_000,
             max_retries,
             retry_delay_seconds: retry_delay_ms / 1_000,
+            max_event_types: 1_000,
+            max_waits: 1_000,
+            max_streams: 1_000,
         }
     }
 }
@@ -78,6 +87,15 @@ pub const DOCS: Docs = &[
     (
         "ingest.retry_delay_seconds",
         "seconds before the first retry of subscriptions that say nothing about it",
+    ),
+    ("ingest.max_event_types", "the most event types that one tenant may register"),
+    (
+        "ingest.max_waits",
+        "the most calls with `?wait` that one instance keeps waiting for a command's answer at a time; further ones get 503",
+    ),
+    (
+        "ingest.max_streams",
+        "the most streams of notifications that one instance keeps open at a time; further ones get 503",
     ),
 ];
 
@@ -112,6 +130,12 @@ pub struct IngestConfig {
     pub max_memory_percent: u8,
     /// The most subscriptions of one tenant.
     pub max_subscriptions: u64,
+    /// The most event types that one tenant may register.
+    pub max_event_types: u64,
+    /// The most calls that wait for a command's answer at a time.
+    pub max_waits: usize,
+    /// The most streams of notifications that are open at a time.
+    pub max_streams: usize,
     /// The retry policy of subscriptions that say nothing about it.
     pub retry: RetryPolicy,
     /// How long messages and ids are kept.
@@ -155,6 +179,9 @@ impl Config {
             patience: Duration::from_millis(raw.patience_ms),
             max_memory_percent: raw.max_memory_percent,
             max_subscriptions: raw.max_subscriptions,
+            max_event_types: raw.max_event_types,
+            max_waits: raw.max_waits,
+            max_streams: raw.max_streams,
             retry: RetryPolicy {
                 max_retries: raw.max_retries,
                 retry_delay_ms: raw.retry_delay_seconds.saturating_mul(1_000),

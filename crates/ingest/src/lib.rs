@@ -10,6 +10,8 @@
 pub mod admission;
 pub mod calls;
 pub mod config;
+pub mod envelope;
+pub mod event_types;
 pub mod flight;
 pub mod metrics;
 pub mod publish;
@@ -38,6 +40,7 @@ use postroad_store::Store;
 
 use admission::Admission;
 use config::{Config, IngestConfig};
+use event_types::EventTypes;
 use flight::Gate;
 use metrics::Metrics;
 use publish::Limits;
@@ -59,6 +62,8 @@ pub struct App {
     pub clock: Clock,
     /// When it started.
     pub started: Instant,
+    /// The event types that tenants have registered.
+    pub event_types: EventTypes,
 }
 
 impl App {
@@ -94,6 +99,12 @@ pub fn router(app: Arc<App>) -> Router {
         )
         .route("/v1/subscriptions/{id}/pause", post(calls::subscriptions::pause))
         .route("/v1/subscriptions/{id}/resume", post(calls::subscriptions::resume))
+        .route("/v1/events", post(calls::events::publish))
+        .route("/v1/event-types", get(calls::event_types::list))
+        .route(
+            "/v1/event-types/{type}",
+            get(calls::event_types::show).put(calls::event_types::put).delete(calls::event_types::remove),
+        )
         .route("/health", get(calls::health::health))
         .method_not_allowed_fallback(no_such_method)
         .fallback(no_such_path)
@@ -124,6 +135,7 @@ pub async fn run(config: Config, context: Context) -> anyhow::Result<()> {
         metrics,
         clock,
         started: Instant::now(),
+        event_types: EventTypes::default(),
     });
     let side = health::router(readiness.clone(), Arc::new(metrics_registry));
     let side = side.method_not_allowed_fallback(no_such_method);

@@ -300,7 +300,7 @@ impl Checked {
 }
 
 /// The id that an `Idempotency-Key` stands for.
-fn derived_id(kind: Kind, caller: &Caller, key: &str) -> ApiResult<MessageId> {
+pub(crate) fn derived_id(kind: Kind, caller: &Caller, key: &str) -> ApiResult<MessageId> {
     use std::fmt::Write;
     let digest = Sha256::new()
         .chain_update(b"idempotency-key\0")
@@ -339,7 +339,7 @@ fn check_headers(headers: &Map<String, Value>) -> ApiResult<()> {
     Ok(())
 }
 
-fn check_text(field: &'static str, text: Option<&str>) -> ApiResult<()> {
+pub(crate) fn check_text(field: &'static str, text: Option<&str>) -> ApiResult<()> {
     const MAX: usize = 255;
     match text {
         Some(text) if text.len() > MAX => Err(ApiError::field(

@@ -39,11 +39,11 @@ use crate::{
 };
 
 /// The most messages and bytes of one bulk call.
-const MAX_BULK: usize = 1_000;
-const MAX_BULK_BYTES: usize = 8 << 20;
+pub(super) const MAX_BULK: usize = 1_000;
+pub(super) const MAX_BULK_BYTES: usize = 8 << 20;
 
 /// What the call says besides the message.
-fn circumstances(app: &App, headers: &HeaderMap) -> ApiResult<Circumstances> {
+pub(super) fn circumstances(app: &App, headers: &HeaderMap) -> ApiResult<Circumstances> {
     let text = |name: &str| headers.get(name).map(|value| value.to_str().map(str::to_owned));
     let idempotency_key = text("idempotency-key")
         .transpose()
@@ -57,7 +57,7 @@ fn circumstances(app: &App, headers: &HeaderMap) -> ApiResult<Circumstances> {
 }
 
 /// The body of a single message: its payload may be base64, and there is room for its metadata.
-fn max_body(app: &App) -> usize {
+pub(super) fn max_body(app: &App) -> usize {
     app.config.max_message_bytes * 2 + (64 << 10)
 }
 
@@ -153,7 +153,7 @@ fn raw_payload(body: Bytes, content_type: Option<&str>) -> ApiResult<Payload> {
 }
 
 /// Unpacks gzip, and stops where it grows beyond `max_bytes`.
-fn gunzip(body: &[u8], max_bytes: usize) -> ApiResult<Bytes> {
+pub(super) fn gunzip(body: &[u8], max_bytes: usize) -> ApiResult<Bytes> {
     use std::io::Read;
     let mut out = Vec::new();
     let limit = u64::try_from(max_bytes).unwrap_or(u64::MAX).saturating_add(1);
@@ -170,7 +170,7 @@ fn gunzip(body: &[u8], max_bytes: usize) -> ApiResult<Bytes> {
     Ok(out.into())
 }
 
-async fn publish_one(app: &App, checked: Checked) -> ApiResult<PublishMessageResponse> {
+pub(super) async fn publish_one(app: &App, checked: Checked) -> ApiResult<PublishMessageResponse> {
     let acceptance = checked.acceptance(app.config.compress_above_bytes);
     let landed = app.gate.store(vec![(checked.partition, acceptance)]).await.pop();
     answer(app, &checked.message, checked.correlation_id, landed.unwrap_or_else(nothing_landed))
@@ -228,7 +228,7 @@ fn answer(
 }
 
 /// Counts a refusal.
-fn counted<T>(app: &App, result: ApiResult<T>) -> ApiResult<T> {
+pub(super) fn counted<T>(app: &App, result: ApiResult<T>) -> ApiResult<T> {
     if result.is_err() {
         app.metrics.refused.inc();
     }
@@ -248,11 +248,11 @@ pub struct BulkPublishRequest {
 
 /// `BulkPublishResponse`.
 #[derive(Debug, Serialize)]
-struct BulkPublishResponse {
-    success: bool,
-    published_count: usize,
-    failed_count: usize,
-    results: Vec<PublishMessageResponse>,
+pub(super) struct BulkPublishResponse {
+    pub(super) success: bool,
+    pub(super) published_count: usize,
+    pub(super) failed_count: usize,
+    pub(super) results: Vec<PublishMessageResponse>,
 }
 
 /// `POST /v1/messages/bulk`
@@ -300,7 +300,7 @@ pub async fn publish_bulk(State(app): State<Arc<App>>, request: Request) -> ApiR
 }
 
 /// Publishes what is valid; one result for each, in order, and why some could not be stored, if so.
-async fn land(
+pub(super) async fn land(
     app: &App,
     checks: Vec<Result<Checked, PublishMessageResponse>>,
 ) -> (Vec<PublishMessageResponse>, Option<ApiError>) {
@@ -448,7 +448,7 @@ enum DeliveryState {
 
 /// One subscription's delivery, as people see it.
 #[derive(Debug, Serialize)]
-struct DeliveryView {
+pub(super) struct DeliveryView {
     subscription_id: String,
     state: DeliveryState,
     queued_at: Option<Time>,
@@ -468,7 +468,7 @@ struct AttemptView {
     response: Option<String>,
 }
 
-async fn deliveries_of(app: &App, found: &Found) -> ApiResult<Vec<DeliveryView>> {
+pub(super) async fn deliveries_of(app: &App, found: &Found) -> ApiResult<Vec<DeliveryView>> {
     let mut deliveries = Vec::new();
     for trace in app.store.locate(found.partition, found.at).await? {
         let mut subscriptions: Vec<&str> = trace.lines.iter().map(Line::subscription).collect();
@@ -525,7 +525,7 @@ fn view(trace: &Trace, subscription: &str) -> DeliveryView {
 }
 
 /// The least finished delivery's state speaks for the message.
-fn overall(found: &Found, deliveries: &[DeliveryView]) -> Value {
+pub(super) fn overall(found: &Found, deliveries: &[DeliveryView]) -> Value {
     match deliveries.iter().map(|delivery| delivery.state).min() {
         Some(state) => json!(state),
         None if found.routed => json!("unroutable"),

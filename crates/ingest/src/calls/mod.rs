@@ -1,5 +1,7 @@
 //! The calls, by what they are about.
 
+pub mod event_types;
+pub mod events;
 pub mod health;
 pub mod messages;
 pub mod subscriptions;

@@ -4,6 +4,7 @@ mod bulk;
 mod callbacks;
 mod channels;
 mod deliveries;
+mod events;
 mod health;
 mod kit;
 mod outage;
