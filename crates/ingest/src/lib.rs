@@ -16,6 +16,7 @@ pub mod flight;
 pub mod metrics;
 pub mod publish;
 pub mod subscribe;
+pub mod waiting;
 
 use std::{sync::Arc, time::Instant};
 
@@ -44,6 +45,7 @@ use event_types::EventTypes;
 use flight::Gate;
 use metrics::Metrics;
 use publish::Limits;
+use waiting::Places;
 
 /// How an API instance names itself among the living.
 pub const KIND: &str = "ingest";
@@ -64,6 +66,10 @@ pub struct App {
     pub started: Instant,
     /// The event types that tenants have registered.
     pub event_types: EventTypes,
+    /// Places of calls that wait for a command's answer.
+    pub waits: Places,
+    /// Told when this instance is to stop.
+    pub stop: Stop,
 }
 
 impl App {
@@ -105,6 +111,10 @@ pub fn router(app: Arc<App>) -> Router {
             "/v1/event-types/{type}",
             get(calls::event_types::show).put(calls::event_types::put).delete(calls::event_types::remove),
         )
+        .route("/v1/commands", post(calls::commands::publish_command))
+        .route("/v1/queries", post(calls::commands::publish_query))
+        .route("/v1/commands/{id}", get(calls::command_responses::show))
+        .route("/v1/commands/{id}/response", post(calls::command_responses::respond))
         .route("/health", get(calls::health::health))
         .method_not_allowed_fallback(no_such_method)
         .fallback(no_such_path)
@@ -131,11 +141,13 @@ pub async fn run(config: Config, context: Context) -> anyhow::Result<()> {
             ingest_config.patience,
         ),
         store: store.clone(),
-        config: ingest_config,
         metrics,
         clock,
         started: Instant::now(),
         event_types: EventTypes::default(),
+        waits: Places::new(ingest_config.max_waits, "calls waiting for an answer"),
+        stop: stop.clone(),
+        config: ingest_config,
     });
     let side = health::router(readiness.clone(), Arc::new(metrics_registry));
     let side = side.method_not_allowed_fallback(no_such_method);

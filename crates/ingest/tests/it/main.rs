@@ -3,6 +3,7 @@
 mod bulk;
 mod callbacks;
 mod channels;
+mod commands;
 mod deliveries;
 mod events;
 mod health;
