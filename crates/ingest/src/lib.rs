@@ -15,6 +15,7 @@ pub mod event_types;
 pub mod flight;
 pub mod metrics;
 pub mod publish;
+pub mod stream;
 pub mod subscribe;
 pub mod waiting;
 
@@ -68,6 +69,8 @@ pub struct App {
     pub event_types: EventTypes,
     /// Places of calls that wait for a command's answer.
     pub waits: Places,
+    /// Places of open streams of notifications.
+    pub streams: Places,
     /// Told when this instance is to stop.
     pub stop: Stop,
 }
@@ -105,6 +108,7 @@ pub fn router(app: Arc<App>) -> Router {
         )
         .route("/v1/subscriptions/{id}/pause", post(calls::subscriptions::pause))
         .route("/v1/subscriptions/{id}/resume", post(calls::subscriptions::resume))
+        .route("/v1/cloudevents", post(calls::cloudevents::publish))
         .route("/v1/events", post(calls::events::publish))
         .route("/v1/event-types", get(calls::event_types::list))
         .route(
@@ -115,6 +119,11 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/v1/queries", post(calls::commands::publish_query))
         .route("/v1/commands/{id}", get(calls::command_responses::show))
         .route("/v1/commands/{id}/response", post(calls::command_responses::respond))
+        .route("/v1/notifications", post(calls::notifications::publish))
+        .route("/v1/notifications/stream", get(calls::notification_streams::open))
+        .route("/v1/notifications/tickets", post(calls::notification_streams::issue_ticket))
+        .route("/v1/health-checks", post(calls::health_checks::publish))
+        .route("/v1/services", get(calls::health_checks::services))
         .route("/health", get(calls::health::health))
         .method_not_allowed_fallback(no_such_method)
         .fallback(no_such_path)
@@ -146,6 +155,7 @@ pub async fn run(config: Config, context: Context) -> anyhow::Result<()> {
         started: Instant::now(),
         event_types: EventTypes::default(),
         waits: Places::new(ingest_config.max_waits, "calls waiting for an answer"),
+        streams: Places::new(ingest_config.max_streams, "open streams"),
         stop: stop.clone(),
         config: ingest_config,
     });

@@ -128,7 +128,7 @@ pub struct Checked {
 const MAX_HEADERS: usize = 64;
 const MAX_HEADER_BYTES: usize = 16 << 10;
 /// The longest `ttl`: ten years.
-const MAX_TTL: i64 = 315_360_000;
+pub(crate) const MAX_TTL: i64 = 315_360_000;
 
 /// The limits that a message is held to.
 #[derive(Debug, Clone, Copy)]

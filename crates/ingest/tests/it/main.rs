@@ -3,11 +3,14 @@
 mod bulk;
 mod callbacks;
 mod channels;
+mod cloudevents;
 mod commands;
 mod deliveries;
 mod events;
 mod health;
+mod health_checks;
 mod kit;
+mod notifications;
 mod outage;
 mod publish;
 mod refused;
