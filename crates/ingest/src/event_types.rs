@@ -97,7 +97,7 @@ impl EventTypes {
                 let read = store.event_types(tenant).await?;
                 let types = read.records.into_iter().filter_map(|record| {
                     let before = known.types.get(&record.name);
-                    let same = before.filter(|before| before.record.version == record.version).cloned();
+                    let same = before.filter(|before| before.record == record).cloned();
                     let registered = same.or_else(|| Registered::read(record).map(Arc::new))?;
                     Some((registered.record.name.clone(), registered))
                 });

@@ -1,7 +1,8 @@
 //! The API: accepts messages, manages subscriptions.
 //!
 //! A call's way is short: [`calls`] reads it, `publish` and `subscriptions` check all of it before anything is
-//! stored, [`flight`] brings messages to Redis many at a time. Everything else is `postroad-store`'s.
+//! stored, [`flight`] brings messages to Redis many at a time. Events, commands, notifications and health
+//! messages are written by [`envelope`] and walk the same way. Everything else is `postroad-store`'s.
 //!
 //! What it guarantees: a 2xx to a publish follows the write; a refused call has changed nothing; a repeated
 //! one with the same id delivers nothing twice. It keeps no state of its own: any number of instances may

@@ -30,7 +30,7 @@ pub struct EventTypeRecord {
 /// A tenant's event types.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct EventTypes {
-    /// How often they have changed, or less.
+    /// Rises with each change; what is here may be newer than it says.
     pub version: u64,
     /// In no order.
     pub records: Vec<EventTypeRecord>,
@@ -106,7 +106,7 @@ impl Store {
         script::call(&self.link, call).await
     }
 
-    /// How often a tenant's event types have changed.
+    /// A number that rises with each change of a tenant's event types; 0 where nothing was ever registered.
     pub async fn event_types_version(&self, tenant: &Tenant) -> Result<u64, StoreError> {
         let mut command = redis::cmd("HGET");
         command.arg(self.keys.key(Tag::Ctl, keys::TYPES_VERSION)).arg(tenant.as_str());

@@ -107,7 +107,7 @@ names! {
     JOB_LIST = "job-list";
     /// Hashes `types:<tenant>`: event type → its record.
     TYPES = "types:";
-    /// Hash: tenant → how often its event types have changed.
+    /// Hash: tenant → the version of its event types, which rises with each change.
     TYPES_VERSION = "types-version";
     /// Strings `ticket:<ticket>`: whose notifications it opens, once.
     TICKET = "ticket:";

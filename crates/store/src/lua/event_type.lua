@@ -6,18 +6,29 @@
 -- Replies  { 'OK', version, made at, changed at, 1 if it is new }, { 'NONE' } (nothing to remove),
 --          { 'MANY', types } or { 'LARGE', bytes } (there would be; nothing is changed)
 --
--- A record lies as `<version> <made at> <changed at> <record>`. Versions count all changes of a tenant, so that one
--- number says whether anything has changed.
+-- A record lies as `<version> <made at> <changed at> <record>`. Versions rise with each change of a tenant's types, so
+-- that one number says whether anything has changed; by the clock, so that none comes again after changes were lost
+-- with a server.
 --
 -- Why one script: a change whose version were not there yet would be missed by every instance that looks.
 
 local P, tenant, type, record = KEYS[1], ARGV[1], ARGV[2], ARGV[3]
 local key = P .. TYPES .. tenant
 local there = redis.call('HGET', key, type)
+local t = redis.call('TIME')
+local now = t[1] * 1000 + math.floor(t[2] / 1000)
+
+local function next_version()
+  local last = tonumber(redis.call('HGET', P .. TYPES_VERSION, tenant)) or 0
+  local version = string.format('%.0f', math.max(now, last + 1))
+  redis.call('HSET', P .. TYPES_VERSION, tenant, version)
+  return version
+end
+
 if record == '' then
   if not there then return { 'NONE' } end
   redis.call('HDEL', key, type)
-  redis.call('HINCRBY', P .. TYPES_VERSION, tenant, 1)
+  next_version()
   return { 'OK', 0, 0, 0, 0 }
 end
 local names = redis.call('HKEYS', key)
@@ -27,9 +38,8 @@ for _, name in ipairs(names) do
 end
 if bytes > tonumber(ARGV[5]) then return { 'LARGE', bytes } end
 if not there and #names >= tonumber(ARGV[4]) then return { 'MANY', #names } end
-local t = redis.call('TIME')
-local now = string.format('%.0f', t[1] * 1000 + math.floor(t[2] / 1000))
-local made = there and string.match(there, '^%d+ (%d+) ') or now
-local version = redis.call('HINCRBY', P .. TYPES_VERSION, tenant, 1)
-redis.call('HSET', key, type, version .. ' ' .. made .. ' ' .. now .. ' ' .. record)
-return { 'OK', version, made, now, there and 0 or 1 }
+local stamp = string.format('%.0f', now)
+local made = there and string.match(there, '^%d+ (%d+) ') or stamp
+local version = next_version()
+redis.call('HSET', key, type, version .. ' ' .. made .. ' ' .. stamp .. ' ' .. record)
+return { 'OK', version, made, stamp, there and 0 or 1 }
