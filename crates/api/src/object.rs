@@ -6,10 +6,10 @@
 use std::{fmt, marker::PhantomData};
 
 use serde::{
-    Deserialize, Deserializer,
+    Deserialize, Deserializer, Serialize,
     de::{Error, MapAccess, SeqAccess, Visitor, value::MapAccessDeserializer},
 };
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, value::RawValue};
 
 /// Any JSON without a doubled name at any depth.
 #[derive(Debug)]
@@ -32,6 +32,25 @@ pub fn unique<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Map<S
         }
     }
     Ok(only::<D, Members>(deserializer)?.map(|members| members.0))
+}
+
+/// An object as it was written, byte for byte: what JSON's readers make of it is theirs.
+#[derive(Debug, Clone, Serialize)]
+#[serde(transparent)]
+pub struct RawObject(pub Box<RawValue>);
+
+impl RawObject {
+    /// `{}`.
+    pub fn empty() -> Self {
+        Self(RawValue::from_string("{}".into()).unwrap_or_else(|_| unreachable!("that is JSON")))
+    }
+}
+
+impl<'de> Deserialize<'de> for RawObject {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let raw = Box::<RawValue>::deserialize(deserializer)?;
+        if raw.get().starts_with('{') { Ok(Self(raw)) } else { Err(D::Error::custom("not an object")) }
+    }
 }
 
 struct Only<T>(PhantomData<T>);
@@ -146,6 +165,17 @@ mod tests {
             }
         }
         assert!(read(r#"{"free":{"a":1,"a":1}}"#).unwrap_err().to_string().contains("duplicate field `a`"));
+    }
+
+    #[test]
+    fn raw_objects_stay_as_they_are_written() {
+        let text = r#"{"z": 1.50,"a":[1e400,  {"a":1,"a":2}]}"#;
+        let raw: RawObject = serde_json::from_str(text).unwrap();
+        assert_eq!(serde_json::to_string(&raw).unwrap(), text);
+        assert_eq!(serde_json::to_string(&RawObject::empty()).unwrap(), "{}");
+        for other in ["[]", "1", "\"{}\"", "null"] {
+            assert!(serde_json::from_str::<RawObject>(other).is_err(), "{other}");
+        }
     }
 
     #[test]

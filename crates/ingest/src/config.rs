@@ -46,6 +46,12 @@ pub struct IngestSection {
     pub max_retries: u32,
     /// Their delay.
     pub retry_delay_seconds: u64,
+    /// The most event types that one tenant may register.
+    pub max_event_types: u64,
+    /// The most calls that wait for a command's answer at a time.
+    pub max_waits: usize,
+    /// The most streams of notifications that are open at a time.
+    pub max_streams: usize,
 }
 
 impl Default for IngestSection {
@@ -60,6 +66,9 @@ impl Default for IngestSection {
             max_channels: 10_000,
             max_retries,
             retry_delay_seconds: retry_delay_ms / 1_000,
+            max_event_types: 1_000,
+            max_waits: 1_000,
+            max_streams: 1_000,
         }
     }
 }
@@ -82,6 +91,15 @@ pub const DOCS: Docs = &[
     (
         "ingest.retry_delay_seconds",
         "seconds before the first retry of subscriptions that say nothing about it",
+    ),
+    ("ingest.max_event_types", "the most event types that one tenant may register"),
+    (
+        "ingest.max_waits",
+        "the most calls with `?wait` that one instance keeps waiting for a command's answer at a time; further ones get 503",
+    ),
+    (
+        "ingest.max_streams",
+        "the most streams of notifications that one instance keeps open at a time; further ones get 503",
     ),
 ];
 
@@ -118,6 +136,12 @@ pub struct IngestConfig {
     pub max_subscriptions: u64,
     /// The most channels that one tenant may configure.
     pub max_channels: u64,
+    /// The most event types that one tenant may register.
+    pub max_event_types: u64,
+    /// The most calls that wait for a command's answer at a time.
+    pub max_waits: usize,
+    /// The most streams of notifications that are open at a time.
+    pub max_streams: usize,
     /// The retry policy of subscriptions that say nothing about it.
     pub retry: RetryPolicy,
     /// How long messages and ids are kept.
@@ -162,6 +186,9 @@ impl Config {
             max_memory_percent: raw.max_memory_percent,
             max_subscriptions: raw.max_subscriptions,
             max_channels: raw.max_channels,
+            max_event_types: raw.max_event_types,
+            max_waits: raw.max_waits,
+            max_streams: raw.max_streams,
             retry: RetryPolicy {
                 max_retries: raw.max_retries,
                 retry_delay_ms: raw.retry_delay_seconds.saturating_mul(1_000),

@@ -2,7 +2,8 @@
 //!
 //! A call's way is short: [`calls`] reads it, `publish` and `subscriptions` check all of it before anything is
 //! stored, [`flight`] brings messages to Redis many at a time. What their channels ask of them is known here
-//! ([`channels`]). Everything else is `postroad-store`'s.
+//! ([`channels`]). Events, commands, notifications and health messages are written by [`envelope`] and walk the same
+//! way. Everything else is `postroad-store`'s.
 //!
 //! What it guarantees: a 2xx to a publish follows the write; a refused call has changed nothing; a repeated
 //! one with the same id delivers nothing twice. It keeps no state of its own but what it can load anew, and what it
@@ -15,12 +16,16 @@ pub mod calls;
 pub mod channels;
 pub mod config;
 pub mod deliveries;
+pub mod envelope;
+pub mod event_types;
 pub mod figures;
 pub mod flight;
 pub mod metrics;
 pub mod publish;
+pub mod stream;
 pub mod subscribe;
 pub mod test_rate;
+pub mod waiting;
 
 use std::{sync::Arc, time::Instant};
 
@@ -46,10 +51,12 @@ use postroad_store::Store;
 use admission::Admission;
 use channels::Channels;
 use config::{Config, IngestConfig};
+use event_types::EventTypes;
 use flight::Gate;
 use metrics::Metrics;
 use publish::Limits;
 use test_rate::TestRate;
+use waiting::Places;
 
 /// How an API instance names itself among the living.
 pub const KIND: &str = "ingest";
@@ -74,7 +81,13 @@ pub struct App {
     pub clock: Clock,
     /// When it started.
     pub started: Instant,
-    /// Asks what waits to come to its end.
+    /// The event types that tenants have registered.
+    pub event_types: EventTypes,
+    /// Places of calls that wait for a command's answer.
+    pub waits: Places,
+    /// Places of open streams of notifications.
+    pub streams: Places,
+    /// Told when this instance is to stop.
     pub stop: Stop,
 }
 
@@ -125,6 +138,22 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/v1/metrics", get(calls::figures::metrics))
         .route("/v1/subscriptions/{id}/rotate-secret", post(calls::subscriptions::rotate_secret))
         .route("/v1/subscriptions/{id}/test", post(calls::subscriptions::test))
+        .route("/v1/cloudevents", post(calls::cloudevents::publish))
+        .route("/v1/events", post(calls::events::publish))
+        .route("/v1/event-types", get(calls::event_types::list))
+        .route(
+            "/v1/event-types/{type}",
+            get(calls::event_types::show).put(calls::event_types::put).delete(calls::event_types::remove),
+        )
+        .route("/v1/commands", post(calls::commands::publish_command))
+        .route("/v1/queries", post(calls::commands::publish_query))
+        .route("/v1/commands/{id}", get(calls::command_responses::show))
+        .route("/v1/commands/{id}/response", post(calls::command_responses::respond))
+        .route("/v1/notifications", post(calls::notifications::publish))
+        .route("/v1/notifications/stream", get(calls::notification_streams::open))
+        .route("/v1/notifications/tickets", post(calls::notification_streams::issue_ticket))
+        .route("/v1/health-checks", post(calls::health_checks::publish))
+        .route("/v1/services", get(calls::health_checks::services))
         .route("/health", get(calls::health::health))
         .merge(calls::message_queue::router())
         .method_not_allowed_fallback(no_such_method)
@@ -159,13 +188,16 @@ pub async fn run(config: Config, context: Context) -> anyhow::Result<()> {
         ),
         store: store.clone(),
         channels: channels.clone(),
-        config: ingest_config,
         metrics,
         tally: tally.clone(),
         tests: Arc::default(),
         clock,
         started: Instant::now(),
+        event_types: EventTypes::default(),
+        waits: Places::new(ingest_config.max_waits, "calls waiting for an answer"),
+        streams: Places::new(ingest_config.max_streams, "open streams"),
         stop: stop.clone(),
+        config: ingest_config,
     });
     let side = health::router(readiness.clone(), Arc::new(metrics_registry));
     let side = side.method_not_allowed_fallback(no_such_method);

@@ -130,7 +130,7 @@ pub struct Checked {
 const MAX_HEADERS: usize = 64;
 const MAX_HEADER_BYTES: usize = 16 << 10;
 /// The longest `ttl`: ten years.
-const MAX_TTL: i64 = 315_360_000;
+pub(crate) const MAX_TTL: i64 = 315_360_000;
 
 /// The limits that a message is held to.
 #[derive(Clone, Copy)]
@@ -322,7 +322,7 @@ impl Checked {
 }
 
 /// The id that an `Idempotency-Key` stands for.
-fn derived_id(kind: Kind, caller: &Caller, key: &str) -> ApiResult<MessageId> {
+pub(crate) fn derived_id(kind: Kind, caller: &Caller, key: &str) -> ApiResult<MessageId> {
     use std::fmt::Write;
     let digest = Sha256::new()
         .chain_update(b"idempotency-key\0")
@@ -361,7 +361,7 @@ fn check_headers(headers: &Map<String, Value>) -> ApiResult<()> {
     Ok(())
 }
 
-fn check_text(field: &'static str, text: Option<&str>) -> ApiResult<()> {
+pub(crate) fn check_text(field: &'static str, text: Option<&str>) -> ApiResult<()> {
     const MAX: usize = 255;
     match text {
         Some(text) if text.len() > MAX => Err(ApiError::field(

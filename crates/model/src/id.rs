@@ -18,8 +18,10 @@ pub enum Kind {
     Message,
     /// `evt_`: a business event.
     Event,
-    /// `cmd_`: a command or a query.
+    /// `cmd_`: a command.
     Command,
+    /// `qry_`: a query.
+    Query,
     /// `ntf_`: a notification.
     Notification,
     /// `hlt_`: a health message.
@@ -30,6 +32,8 @@ pub enum Kind {
     Job,
     /// `req_`: one HTTP request.
     Request,
+    /// `tkt_`: a ticket that opens a stream once.
+    Ticket,
 }
 
 impl Kind {
@@ -39,11 +43,13 @@ impl Kind {
             Self::Message => "msg_",
             Self::Event => "evt_",
             Self::Command => "cmd_",
+            Self::Query => "qry_",
             Self::Notification => "ntf_",
             Self::Health => "hlt_",
             Self::Subscription => "sub_",
             Self::Job => "job_",
             Self::Request => "req_",
+            Self::Ticket => "tkt_",
         }
     }
 }

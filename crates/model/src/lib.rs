@@ -13,6 +13,7 @@
 //! * [`channel`]: what somebody configured about the channel that it goes to.
 //! * [`subscription`]: what a service asked to be sent, where to and how.
 //! * [`glob`], [`topic`], [`filter`] and [`matching`]: does this subscription want this message?
+//! * [`event`], [`command`], [`notification`]: the kinds of messages; [`json_schema`]: what an event type may ask.
 //! * [`cloud_event`]: messages that came as CloudEvents, or are sent as such.
 //! * [`delivery`]: one message for one subscription: outcome in, verdict out.
 //! * [`signature`], [`egress`], [`trace_context`]: what a request to a subscriber must carry and must
@@ -23,18 +24,22 @@
 
 pub mod channel;
 pub mod cloud_event;
+pub mod command;
 pub mod dead_letter;
 pub mod delivery;
 pub mod egress;
+pub mod event;
 pub mod figures;
 pub mod filter;
 pub mod glob;
 pub mod id;
 pub mod json_scan;
+pub mod json_schema;
 pub mod matching;
 pub mod message;
 pub mod message_delivery;
 pub mod names;
+pub mod notification;
 pub mod placement;
 pub mod signature;
 pub mod subscription;

@@ -54,6 +54,19 @@ names! {
     FIGURES_CHANNELS = "figures:channels:";
     /// Strings `figures:by:<instance>`: the last flush of an instance that was added here.
     FIGURES_BY = "figures:by:";
+    /// Hashes `response:<tenant>/<command>`: what a command was answered; and the channels that tell of it.
+    RESPONSE = "response:";
+    /// Streams `tail:<tenant>/<tail>`: a tenant's newest notifications, by whom they are for; and the channels
+    /// that tell of them.
+    TAIL = "tail:";
+    /// Hash: tenant → the newest id of its tails.
+    TAILS = "tails";
+    /// Strings `notified:<tenant>/<notification>`: its id in its tail.
+    NOTIFIED = "notified:";
+    /// Hashes `services:<tenant>`: service → its last health message.
+    SERVICES = "services:";
+    /// Sorted sets `heard:<tenant>`: services by when they were last heard.
+    HEARD = "heard:";
 
     // A lane.
     /// Hash: partition → the highest ingress id that this lane has taken.
@@ -118,6 +131,12 @@ names! {
     JOB = "job:";
     /// Sorted set: replay jobs by when they were made.
     JOB_LIST = "job-list";
+    /// Hashes `types:<tenant>`: event type → its record.
+    TYPES = "types:";
+    /// Hash: tenant → the version of its event types, which rises with each change.
+    TYPES_VERSION = "types-version";
+    /// Strings `ticket:<ticket>`: whose notifications it opens, once.
+    TICKET = "ticket:";
 }
 
 /// What shares a slot: a partition, a lane, or control.

@@ -14,6 +14,7 @@
 //! * `partition`, `enqueue`, `delivery`, `dead`: the moves. `trace`: what they leave behind for people.
 //! * `control`, `channel`: subscriptions' records, channels' settings and the stream of their changes; the
 //!   members; the layout.
+//! * `command`, `notification`, `service`, `event_type`: what the kinds of messages leave behind besides.
 //! * `figures`: what daemons have counted, added up by minute, by hour and in all.
 //! * `waiting`: how far behind everything is.
 //! * [`signals`]: telling whoever waits that something has happened.
@@ -25,6 +26,7 @@
 pub mod keys;
 
 mod channel;
+mod command;
 pub mod config;
 mod control;
 mod dead;
@@ -32,11 +34,13 @@ mod delivery;
 mod enqueue;
 pub mod entry;
 mod error;
+mod event_type;
 mod figures;
 mod job;
 mod lease;
 mod link;
 mod message;
+mod notification;
 mod outbox;
 mod partition;
 pub mod presence;
@@ -45,6 +49,7 @@ mod reader;
 mod reply;
 mod retry;
 mod script;
+mod service;
 pub mod signals;
 mod stream_id;
 pub mod trace;
@@ -55,21 +60,25 @@ use std::sync::Arc;
 use postroad_model::placement::Layout;
 use redis::{Pipeline, Value};
 
+pub use command::{Responded, Response};
 pub use control::{Change, LaneLimits, Member, Members, SubscriptionState, Versioned};
 pub use dead::{DeadLetter, DeadLetterId, DeadQueue, ReplayState, Replayed};
 pub use delivery::{Circuit, Promoted, Room, Settled, Settlement, Swept, Taken};
 pub use enqueue::{Enqueued, Link as ChainLink, Linked, Placed, line_of};
 pub use error::StoreError;
+pub use event_type::{EventTypeBounds, EventTypeRecord, EventTypes, PutEventType};
 pub use figures::{Flush, MOST_CHANNELS, Row, Scope, Tallied, Total};
 pub use job::{Job, JobState};
 pub use lease::{Lease, Tries};
 pub use link::LinkConfig;
 pub use message::Found;
+pub use notification::{Notified, TailBounds, TailPage};
 pub use outbox::{DeadCopy, OutboxEntry};
 pub use partition::{Acceptance, Accepted, Claim, Claimed, IdKey, Routed, TRIM_MOST};
 pub use pull::{AWAITING, Outstanding, Pulled};
 pub use reader::{IngressReader, ReadyReader};
 pub use retry::Backoff;
+pub use service::{ServiceHealth, ServicesPage};
 pub use signals::{Signal, Signals};
 pub use stream_id::StreamId;
 pub use waiting::Waiting;

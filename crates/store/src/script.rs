@@ -62,6 +62,10 @@ scripts! {
     CHANNEL: "channel", CONTROL;
     HEARTBEAT: "heartbeat", "";
     JOB: "job", "";
+    RESPOND: "respond", "";
+    NOTIFY: "notify", "";
+    HEALTH: "health", "";
+    EVENT_TYPE: "event_type", "";
 }
 
 /// One call of a script on one tag.

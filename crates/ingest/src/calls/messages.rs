@@ -38,8 +38,8 @@ use crate::{
 };
 
 /// The most messages and bytes of one bulk call.
-const MAX_BULK: usize = 1_000;
-const MAX_BULK_BYTES: usize = 8 << 20;
+pub(super) const MAX_BULK: usize = 1_000;
+pub(super) const MAX_BULK_BYTES: usize = 8 << 20;
 
 /// What the call says besides the message.
 pub(crate) fn circumstances(app: &App, headers: &HeaderMap) -> ApiResult<Circumstances> {
@@ -156,7 +156,7 @@ fn raw_payload(body: Bytes, content_type: Option<&str>) -> ApiResult<Payload> {
 }
 
 /// Unpacks gzip, and stops where it grows beyond `max_bytes`.
-fn gunzip(body: &[u8], max_bytes: usize) -> ApiResult<Bytes> {
+pub(super) fn gunzip(body: &[u8], max_bytes: usize) -> ApiResult<Bytes> {
     use std::io::Read;
     let mut out = Vec::new();
     let limit = u64::try_from(max_bytes).unwrap_or(u64::MAX).saturating_add(1);
@@ -262,11 +262,11 @@ pub struct BulkPublishRequest {
 
 /// `BulkPublishResponse`.
 #[derive(Debug, Serialize)]
-struct BulkPublishResponse {
-    success: bool,
-    published_count: usize,
-    failed_count: usize,
-    results: Vec<PublishMessageResponse>,
+pub(super) struct BulkPublishResponse {
+    pub(super) success: bool,
+    pub(super) published_count: usize,
+    pub(super) failed_count: usize,
+    pub(super) results: Vec<PublishMessageResponse>,
 }
 
 /// `POST /v1/messages/bulk`
@@ -323,7 +323,7 @@ pub async fn publish_bulk(State(app): State<Arc<App>>, request: Request) -> ApiR
 }
 
 /// Publishes what is valid; one result for each, in order, and why some could not be stored, if so.
-async fn land(
+pub(super) async fn land(
     app: &App,
     checks: Vec<Result<Checked, PublishMessageResponse>>,
 ) -> (Vec<PublishMessageResponse>, Option<ApiError>) {

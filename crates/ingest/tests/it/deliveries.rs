@@ -152,3 +152,40 @@ async fn each_says_where_it_lies_and_what_it_has_been_through() {
     }
     assert_eq!(deliveries(&api, "delivered").await.0, "delivered");
 }
+
+#[tokio::test]
+async fn a_command_is_pending_then_delivered_then_answered() {
+    let mut town = Town::new().await;
+    (town.config.base.layout.partitions, town.config.base.layout.lanes) = (1, 1);
+    let (api, store) = (town.api().await, town.store());
+    let created = api.subscribe(json!({ "channel": "commands.billing" })).await;
+    let command = async || {
+        let request = json!({ "command_type": "charge", "target_service": "billing" });
+        let receipt = api.post("/v1/commands", request).await.expect(202);
+        format!("/v1/commands/{}", receipt["command_id"].as_str().unwrap())
+    };
+    let (first, nobodys) = (command().await, command().await);
+    let state = async |path: &str| {
+        let state = api.get(path).await.expect(200);
+        (state["status"].as_str().unwrap().to_owned(), state["delivery_status"].as_str().unwrap().to_owned())
+    };
+    let is = |status: &str, delivery: &str| (status.to_owned(), delivery.to_owned());
+    assert_eq!(state(&first).await, is("pending", "accepted"));
+    route(&store, created["subscription_id"].as_str().unwrap()).await;
+    assert_eq!(state(&first).await, is("pending", "queued"));
+    assert_eq!(state(&nobodys).await, is("pending", "unroutable"));
+    let room = Room { free: 6, spare: 6, quantum: 6, quantum_bytes: 1 << 20, ..Room::UNBOUNDED };
+    let mut taken = store.take("w-1", &[(0, room)]).await.unwrap().pop().unwrap().unwrap();
+    let attempt = Attempt {
+        number: 1,
+        started_at_ms: 1,
+        duration_ms: 1,
+        status: Some(204),
+        error: None,
+        response: None,
+    };
+    settle(&store, taken.leases.pop().unwrap(), Place::Settled, attempt).await;
+    assert_eq!(state(&first).await, is("delivered", "delivered"));
+    api.post(&format!("{first}/response"), json!({})).await.expect(201);
+    assert_eq!(state(&first).await, is("completed", "delivered"));
+}

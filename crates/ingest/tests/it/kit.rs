@@ -177,6 +177,11 @@ impl Ask {
 }
 
 impl Api {
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
     /// Sends it and reads the answer, which may come before all is sent.
     pub async fn send(&self, ask: &Ask) -> Answer {
         let stream = TcpStream::connect(self.address).await.unwrap();

@@ -105,6 +105,7 @@ fn message(channel: &str, key: &str, headers: Map<String, Value>) -> Message {
         persistent: true,
         expires_after_ms: None,
         generation: 0,
+        test: false,
         targets: Arc::new([]),
         trace: None,
         metadata: Metadata {

@@ -17,6 +17,7 @@ mod faults;
 mod find;
 mod index;
 mod job;
+mod kinds;
 mod large;
 mod lost;
 mod mend;
