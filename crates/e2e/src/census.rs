@@ -87,6 +87,8 @@ pub struct Partition {
     pub owner: String,
     /// Lane → the highest id sent there.
     pub sent: BTreeMap<u16, Id>,
+    /// Messages that have a due time, and bodies of such.
+    pub delayed: (usize, usize),
 }
 
 /// A lane.
@@ -196,6 +198,8 @@ impl Census {
             }
             (keys::QUARANTINE, "stream") => self.quarantined += content.items().len(),
             (keys::DOOR, "hash") | (keys::CHANNELS, "zset") => {}
+            (keys::DELAYED, "zset") => partition.delayed.0 = content.items().len() / 2,
+            (_, "hash") if name.starts_with(keys::BODIES) => partition.delayed.1 += content.items().len() / 2,
             _ => self.odd.push(format!("{key} ({kind})")),
         }
     }
@@ -278,6 +282,10 @@ impl Census {
             self.lane_disagreements(*number, lane, &holding, &mut found);
         }
         for (number, partition) in &self.partitions {
+            let (due, bodies) = partition.delayed;
+            if due != bodies {
+                found.push(format!("partition {number}: {due} messages are to become due, {bodies} wait"));
+            }
             for (lane, sent) in &partition.sent {
                 let mark = self.lanes.get(lane).and_then(|lane| lane.marks.get(number));
                 if mark.copied().unwrap_or_default() < *sent {

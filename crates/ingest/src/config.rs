@@ -10,7 +10,7 @@ use postroad_daemon::{
 };
 use postroad_member::config::{BASE_DOCS, Base, EGRESS_DOCS, EgressSection, schema};
 use postroad_model::{egress::EgressPolicy, subscription::RetryPolicy};
-use postroad_store::LaneLimits;
+use postroad_store::{DelayLimits, LaneLimits};
 use serde::{Deserialize, Serialize};
 
 /// Everything that the API can be told.
@@ -44,6 +44,10 @@ pub struct IngestSection {
     pub max_retries: u32,
     /// Their delay.
     pub retry_delay_seconds: u64,
+    /// The most messages that may wait in one partition to become due.
+    pub max_delayed: u64,
+    /// The most bytes of them.
+    pub max_delayed_bytes: u64,
 }
 
 impl Default for IngestSection {
@@ -57,6 +61,8 @@ impl Default for IngestSection {
             max_subscriptions: 100_000,
             max_retries,
             retry_delay_seconds: retry_delay_ms / 1_000,
+            max_delayed: DelayLimits::default().messages,
+            max_delayed_bytes: DelayLimits::default().bytes,
         }
     }
 }
@@ -78,6 +84,14 @@ pub const DOCS: Docs = &[
     (
         "ingest.retry_delay_seconds",
         "seconds before the first retry of subscriptions that say nothing about it",
+    ),
+    (
+        "ingest.max_delayed",
+        "the most messages that may wait in one partition to become due; further ones are refused with 429",
+    ),
+    (
+        "ingest.max_delayed_bytes",
+        "the most bytes of messages that may wait in one partition to become due; further ones are refused with 429",
     ),
 ];
 
@@ -114,6 +128,8 @@ pub struct IngestConfig {
     pub max_subscriptions: u64,
     /// The retry policy of subscriptions that say nothing about it.
     pub retry: RetryPolicy,
+    /// How much may wait in a partition to become due.
+    pub delayed: DelayLimits,
     /// How long messages and ids are kept.
     pub retention: Duration,
     /// The bounds of a subscription's queue.
@@ -160,6 +176,7 @@ impl Config {
                 retry_delay_ms: raw.retry_delay_seconds.saturating_mul(1_000),
                 ..RetryPolicy::default()
             },
+            delayed: DelayLimits { messages: raw.max_delayed, bytes: raw.max_delayed_bytes },
             retention: self.base.retention(),
             limits: self.base.limits(),
             egress: self.egress.policy()?,

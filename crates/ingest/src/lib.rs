@@ -10,6 +10,7 @@
 pub mod admission;
 pub mod calls;
 pub mod config;
+pub mod due;
 pub mod flight;
 pub mod metrics;
 pub mod publish;
@@ -82,7 +83,7 @@ pub fn router(app: Arc<App>) -> Router {
     Router::new()
         .route("/v1/messages", post(calls::messages::publish))
         .route("/v1/messages/bulk", post(calls::messages::publish_bulk))
-        .route("/v1/messages/{id}", get(calls::messages::show))
+        .route("/v1/messages/{id}", get(calls::messages::show).delete(calls::delayed::cancel))
         .route("/v1/messages/{id}/deliveries", get(calls::messages::deliveries))
         .route("/v1/channels/{name}/messages", post(calls::messages::publish_raw))
         .route("/v1/subscriptions", post(calls::subscriptions::create).get(calls::subscriptions::list))
@@ -118,6 +119,7 @@ pub async fn run(config: Config, context: Context) -> anyhow::Result<()> {
             Arc::clone(&admission),
             ingest_config.retention,
             ingest_config.patience,
+            ingest_config.delayed,
         ),
         store: store.clone(),
         config: ingest_config,

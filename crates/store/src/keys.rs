@@ -36,12 +36,17 @@ names! {
     /// Hash: lane → the highest ingress id sent there.
     SENT = "sent";
     /// Hash: `gate` is the run_id of the server that last accepted here, `ahead` the time to which ids were
-    /// moved forward then, `depth:<window>` how deep a window of the id index goes.
+    /// moved forward then, `depth:<window>` how deep a window of the id index goes, `delayed` the bytes of what
+    /// waits to become due.
     DOOR = "door";
     /// Hashes `ids:<window>:<depth>:<slot>`: digest of an id → ingress id and time of acceptance.
     IDS = "ids:";
     /// Sorted set: tenant/channel by last publish.
     CHANNELS = "channels";
+    /// Sorted set: messages that are not due yet, `<number>:<digest>`, by due time.
+    DELAYED = "delayed";
+    /// Hashes `delayed:<slot>`: digest → what waits: when it was published, its channel, its record.
+    BODIES = "delayed:";
     /// Stream: entries of ingress that nobody could decode.
     QUARANTINE = "dead";
 

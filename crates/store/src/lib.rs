@@ -11,7 +11,7 @@
 //!
 //! * [`keys`]: every key's name; partitions, lanes and the control tag, each one slot of Redis Cluster.
 //! * [`entry`]: the format in which a message lies in a stream, a contract between releases.
-//! * `partition`, `enqueue`, `delivery`, `dead`: the moves. `trace`: what they leave behind for people.
+//! * `partition`, `delayed`, `enqueue`, `delivery`, `dead`: the moves. `trace`: what they leave behind for people.
 //! * `control`: subscriptions' records and the stream of their changes; the members; the layout.
 //! * `reader`: waiting for new entries of ingress and for ready tokens, without taking anything.
 //!
@@ -23,6 +23,7 @@ pub mod keys;
 pub mod config;
 mod control;
 mod dead;
+mod delayed;
 mod delivery;
 mod enqueue;
 pub mod entry;
@@ -47,6 +48,7 @@ use redis::{Pipeline, Value};
 
 pub use control::{Change, LaneLimits, Member, Members, SubscriptionState, Versioned};
 pub use dead::{DeadLetter, DeadLetterId, DeadQueue, ReplayState, Replayed};
+pub use delayed::{Cancelled, DelayLimits, Due, MovedDue, Waiting};
 pub use delivery::{Circuit, Promoted, Room, Settled, Settlement, Swept, Taken};
 pub use enqueue::{Enqueued, Link as ChainLink, Linked, Placed};
 pub use error::StoreError;

@@ -18,7 +18,7 @@ pub(crate) struct Script {
 }
 
 impl Script {
-    /// Puts the names, and for lane scripts the lane's prelude, behind the first line (`#!lua …`).
+    /// Puts the names, and the prelude of what it works on, behind the first line (`#!lua …`).
     fn new(source: &str, prelude: &str) -> Self {
         let (first, rest) = source.split_once('\n').unwrap_or((source, ""));
         let text = format!("{first}\n{}{prelude}{rest}", lua_names());
@@ -35,9 +35,13 @@ macro_rules! scripts {
 }
 
 const LANE: &str = include_str!("lua/lane.lua");
+const PARTITION: &str = include_str!("lua/partition.lua");
 
 scripts! {
-    ACCEPT: "accept", "";
+    ACCEPT: "accept", PARTITION;
+    DELAY: "delay", PARTITION;
+    DUE: "due", PARTITION;
+    CANCEL: "cancel", PARTITION;
     CLAIM: "claim", "";
     RELEASE: "release", "";
     ROUTED: "routed", "";

@@ -144,6 +144,7 @@ async fn publish(shared: &Shared, message: &Message) -> Result<(), StoreError> {
         check: true,
         channel: format!("{}/{}", message.tenant, message.channel),
         entry: Entry::encode(message, usize::MAX),
+        due: None,
     };
     let window_ms = millis(shared.config.retention);
     let mut answers = shared.store.accept(&[(partition, vec![acceptance])], window_ms).await?;

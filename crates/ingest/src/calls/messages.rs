@@ -203,21 +203,32 @@ fn answer(
         error_code: None,
         status_code: None,
         duplicate: false,
+        deliver_at: None,
     };
     match landed {
         Ok(Accepted::Stored { accepted_ms, .. }) => {
             app.metrics.accepted.inc();
             response.timestamp = Time::from_millis(accepted_ms);
         }
-        Ok(Accepted::Duplicate { accepted_ms, first, .. }) => {
+        Ok(Accepted::Delayed { due_ms, accepted_ms }) => {
+            app.metrics.accepted.inc();
+            response.timestamp = Time::from_millis(accepted_ms);
+            response.deliver_at = Some(Time::from_millis(due_ms));
+        }
+        Ok(Accepted::Duplicate { accepted_ms, first, due_ms, .. }) => {
             app.metrics.duplicates.inc();
             response.timestamp = Time::from_millis(accepted_ms);
             response.duplicate = true;
+            response.deliver_at = due_ms.map(Time::from_millis);
             // The first one's result, as far as the history still has it.
             if let Some(first) = first {
                 response.channel = first.channel.to_string();
                 response.correlation_id = first.metadata.correlation_id.unwrap_or_default();
             }
+        }
+        Ok(Accepted::NoRoom) | Err(StoreError::TooManyDelayed) => {
+            app.metrics.refused.inc();
+            return Err(StoreError::TooManyDelayed);
         }
         Err(error) => {
             app.metrics.unavailable.inc();
@@ -360,6 +371,7 @@ fn failed(
         error_code: Some(error.code),
         status_code: Some(error.status.as_u16()),
         duplicate: false,
+        deliver_at: None,
     }
 }
 
@@ -384,11 +396,17 @@ pub async fn show(State(app): State<Arc<App>>, Named(id): Named) -> ApiResult<Js
         about: json!({
             "message_id": id,
             "status": status,
-            "published_at": Time::from_millis(found.accepted_ms),
+            "published_at": (!found.is_cancelled()).then(|| Time::from_millis(found.accepted_ms)),
             "deliveries": deliveries.len(),
         }),
         payload: None,
     };
+    if let Some(due_ms) = found.due_ms {
+        shown.about["deliver_at"] = json!(Time::from_millis(due_ms));
+    }
+    if found.is_cancelled() {
+        shown.about["cancelled_at"] = json!(Time::from_millis(found.accepted_ms));
+    }
     if let Some(message) = &found.message {
         for (name, value) in [
             ("channel", json!(message.channel)),
@@ -470,6 +488,10 @@ struct AttemptView {
 
 async fn deliveries_of(app: &App, found: &Found) -> ApiResult<Vec<DeliveryView>> {
     let mut deliveries = Vec::new();
+    // What never came to ingress went to no lane.
+    if found.due_ms.is_some() || found.is_cancelled() {
+        return Ok(deliveries);
+    }
     for trace in app.store.locate(found.partition, found.at).await? {
         let mut subscriptions: Vec<&str> = trace.lines.iter().map(Line::subscription).collect();
         subscriptions.sort_unstable();
@@ -528,6 +550,8 @@ fn view(trace: &Trace, subscription: &str) -> DeliveryView {
 fn overall(found: &Found, deliveries: &[DeliveryView]) -> Value {
     match deliveries.iter().map(|delivery| delivery.state).min() {
         Some(state) => json!(state),
+        None if found.due_ms.is_some() => json!("scheduled"),
+        None if found.is_cancelled() => json!("cancelled"),
         None if found.routed => json!("unroutable"),
         None => json!("accepted"),
     }

@@ -1,5 +1,6 @@
 //! The calls, by what they are about.
 
+pub mod delayed;
 pub mod health;
 pub mod messages;
 pub mod subscriptions;

@@ -3,6 +3,7 @@
 mod bulk;
 mod callbacks;
 mod channels;
+mod delayed;
 mod deliveries;
 mod health;
 mod kit;

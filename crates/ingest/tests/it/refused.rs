@@ -260,7 +260,7 @@ async fn paths_have_their_methods() {
     let table = [
         ("/v1/messages", "POST"),
         ("/v1/messages/bulk", "POST"),
-        ("/v1/messages/m", "GET,HEAD"),
+        ("/v1/messages/m", "GET,HEAD,DELETE"),
         ("/v1/messages/m/deliveries", "GET,HEAD"),
         ("/v1/channels/a/messages", "POST"),
         ("/v1/subscriptions", "GET,HEAD,POST"),

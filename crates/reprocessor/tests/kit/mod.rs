@@ -129,6 +129,7 @@ impl Road {
                 check: false,
                 channel: format!("{}/{}", message.tenant, message.channel),
                 entry: Entry::encode(&message, 1_000),
+                due: None,
             }
         };
         let flight = vec![(0, ids.iter().map(accept).collect())];

@@ -391,6 +391,7 @@ pub fn acceptance(id: &str, priority: Priority) -> Acceptance {
         check: true,
         channel: format!("{}/{}", message.tenant, message.channel),
         entry: Entry::encode(&message, usize::MAX),
+        due: None,
     }
 }
 

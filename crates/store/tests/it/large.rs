@@ -230,6 +230,7 @@ async fn a_flight_of_thousands_is_accepted_and_answered_again() {
     let id = |accepted: &postroad_store::Accepted| match accepted {
         postroad_store::Accepted::Stored { at, .. } => (true, *at),
         postroad_store::Accepted::Duplicate { at, .. } => (false, *at),
+        other => panic!("{other:?}"),
     };
     for (first, again) in first.iter().zip(&again) {
         assert_eq!((id(first).0, id(again)), (true, (false, id(first).1)));

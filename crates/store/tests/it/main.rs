@@ -10,6 +10,7 @@ mod apply;
 mod brake;
 mod chain;
 mod dead;
+mod delayed;
 mod faults;
 mod find;
 mod index;
