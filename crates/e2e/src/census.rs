@@ -197,7 +197,8 @@ impl Census {
                     sent.iter().filter_map(|(lane, id)| Some((lane.parse().ok()?, Id::parse(id)?))).collect();
             }
             (keys::QUARANTINE, "stream") => self.quarantined += content.items().len(),
-            (keys::DOOR, "hash") | (keys::CHANNELS, "zset") => {}
+            (keys::DOOR | keys::JOBS, "hash") | (keys::CHANNELS, "zset") => {}
+            (_, "hash") if name.starts_with(keys::GENERATIONS) => {}
             (keys::DELAYED, "zset") => partition.delayed.0 = content.items().len() / 2,
             (_, "hash") if name.starts_with(keys::BODIES) => partition.delayed.1 += content.items().len() / 2,
             _ => self.odd.push(format!("{key} ({kind})")),

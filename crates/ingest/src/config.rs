@@ -48,6 +48,8 @@ pub struct IngestSection {
     pub max_delayed: u64,
     /// The most bytes of them.
     pub max_delayed_bytes: u64,
+    /// The most open replay jobs of one tenant, of any kind.
+    pub max_open_replays: u64,
 }
 
 impl Default for IngestSection {
@@ -63,6 +65,7 @@ impl Default for IngestSection {
             retry_delay_seconds: retry_delay_ms / 1_000,
             max_delayed: DelayLimits::default().messages,
             max_delayed_bytes: DelayLimits::default().bytes,
+            max_open_replays: 100,
         }
     }
 }
@@ -92,6 +95,10 @@ pub const DOCS: Docs = &[
     (
         "ingest.max_delayed_bytes",
         "the most bytes of messages that may wait in one partition to become due; further ones are refused with 429",
+    ),
+    (
+        "ingest.max_open_replays",
+        "the most replay jobs of one tenant that wait or run at a time when one of history is added",
     ),
 ];
 
@@ -130,6 +137,8 @@ pub struct IngestConfig {
     pub retry: RetryPolicy,
     /// How much may wait in a partition to become due.
     pub delayed: DelayLimits,
+    /// The most open replay jobs of one tenant.
+    pub max_open_replays: u64,
     /// How long messages and ids are kept.
     pub retention: Duration,
     /// The bounds of a subscription's queue.
@@ -165,6 +174,7 @@ impl Config {
             raw.max_retries,
             RetryPolicy::MAX_RETRIES
         );
+        ensure!(raw.max_open_replays > 0, "ingest.max_open_replays = 0 must be at least 1");
         Ok(IngestConfig {
             max_message_bytes: raw.max_message_bytes,
             compress_above_bytes: raw.compress_above_bytes,
@@ -176,6 +186,7 @@ impl Config {
                 retry_delay_ms: raw.retry_delay_seconds.saturating_mul(1_000),
                 ..RetryPolicy::default()
             },
+            max_open_replays: raw.max_open_replays,
             delayed: DelayLimits { messages: raw.max_delayed, bytes: raw.max_delayed_bytes },
             retention: self.base.retention(),
             limits: self.base.limits(),

@@ -85,6 +85,7 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/v1/messages/bulk", post(calls::messages::publish_bulk))
         .route("/v1/messages/{id}", get(calls::messages::show).delete(calls::delayed::cancel))
         .route("/v1/messages/{id}/deliveries", get(calls::messages::deliveries))
+        .route("/v1/messages/{id}/replay", post(calls::replays::message))
         .route("/v1/channels/{name}/messages", post(calls::messages::publish_raw))
         .route("/v1/subscriptions", post(calls::subscriptions::create).get(calls::subscriptions::list))
         .route(
@@ -95,6 +96,8 @@ pub fn router(app: Arc<App>) -> Router {
         )
         .route("/v1/subscriptions/{id}/pause", post(calls::subscriptions::pause))
         .route("/v1/subscriptions/{id}/resume", post(calls::subscriptions::resume))
+        .route("/v1/subscriptions/{id}/replay", post(calls::replays::subscription))
+        .route("/v1/replays/{id}", get(calls::replays::show).delete(calls::replays::stop))
         .route("/health", get(calls::health::health))
         .method_not_allowed_fallback(no_such_method)
         .fallback(no_such_path)

@@ -61,9 +61,15 @@ impl Catalog {
         Ok(())
     }
 
-    /// The subscriptions that match a message: those of its tenant, each once.
+    /// The subscriptions that a message goes to: those of its tenant that match it, or of its targets where it has
+    /// any, each once.
     pub fn matches(&mut self, message: &Message, out: &mut Vec<Arc<Subscription>>) {
         out.clear();
+        if !message.targets.is_empty() {
+            let there = message.targets.iter().filter_map(|id| self.index.get(id));
+            out.extend(there.filter(|subscription| subscription.tenant == message.tenant));
+            return;
+        }
         self.index.matches(message, postroad_model::matching::ChannelType::Topic, out);
     }
 

@@ -111,11 +111,12 @@ fn write_link(call: &mut Call, link: &Link<'_>) {
     call.arg(link.partition).arg(link.prev.to_string()).arg(link.last.to_string()).arg(link.entries.len());
     for placed in &link.entries {
         let accepted = placed.accepted;
-        call.arg(accepted.id.to_string())
-            .arg(&accepted.entry.record[..])
-            .arg(accepted.accepted_ms)
-            .arg(u8::from(placed.keep))
-            .arg(placed.to.len());
+        call.arg(accepted.id.to_string()).arg(&accepted.entry.record[..]).arg(accepted.accepted_ms);
+        match accepted.first.filter(|_| placed.keep) {
+            Some(first) => call.arg(first.to_string()),
+            None => call.arg(u8::from(placed.keep)),
+        };
+        call.arg(placed.to.len());
         for subscription in &placed.to {
             call.arg(subscription.as_str()).arg(placed.rank);
         }

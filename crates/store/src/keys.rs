@@ -47,6 +47,8 @@ names! {
     DELAYED = "delayed";
     /// Hashes `delayed:<slot>`: digest → what waits: when it was published, its channel, its record.
     BODIES = "delayed:";
+    /// Hashes `again:<window>`: a message's first id → the generation of its newest replay, and whose that is.
+    GENERATIONS = "again:";
     /// Stream: entries of ingress that nobody could decode.
     QUARANTINE = "dead";
 
@@ -73,7 +75,7 @@ names! {
     OUTBOX = "outbox";
     /// Strings `trace:<partition>:<ingress id>`: what a message's deliveries have been through here.
     TRACE = "trace:";
-    /// Hash: job → dead letters that it has moved here.
+    /// Hash: job → what it has moved here, and under which epoch it may. In a partition too.
     JOBS = "jobs";
 
     // The control tag.

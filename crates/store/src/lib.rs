@@ -11,7 +11,7 @@
 //!
 //! * [`keys`]: every key's name; partitions, lanes and the control tag, each one slot of Redis Cluster.
 //! * [`entry`]: the format in which a message lies in a stream, a contract between releases.
-//! * `partition`, `delayed`, `enqueue`, `delivery`, `dead`: the moves. `trace`: what they leave behind for people.
+//! * `partition`, `delayed`, `again`, `enqueue`, `delivery`, `dead`: the moves. `trace`: what they leave behind for people.
 //! * `control`: subscriptions' records and the stream of their changes; the members; the layout.
 //! * `reader`: waiting for new entries of ingress and for ready tokens, without taking anything.
 //!
@@ -20,6 +20,7 @@
 
 pub mod keys;
 
+mod again;
 pub mod config;
 mod control;
 mod dead;
@@ -28,6 +29,7 @@ mod delivery;
 mod enqueue;
 pub mod entry;
 mod error;
+mod history;
 mod job;
 mod lease;
 mod link;
@@ -46,12 +48,14 @@ use std::sync::Arc;
 use postroad_model::placement::Layout;
 use redis::{Pipeline, Value};
 
+pub use again::{AcceptedAgain, Again};
 pub use control::{Change, LaneLimits, Member, Members, SubscriptionState, Versioned};
 pub use dead::{DeadLetter, DeadLetterId, DeadQueue, ReplayState, Replayed};
 pub use delayed::{Cancelled, DelayLimits, Due, MovedDue, Waiting};
 pub use delivery::{Circuit, Promoted, Room, Settled, Settlement, Swept, Taken};
 pub use enqueue::{Enqueued, Link as ChainLink, Linked, Placed};
 pub use error::StoreError;
+pub use history::{HistoryNote, HistoryReplay, Source};
 pub use job::{Job, JobState};
 pub use lease::{Lease, Tries};
 pub use link::LinkConfig;

@@ -42,6 +42,7 @@ scripts! {
     DELAY: "delay", PARTITION;
     DUE: "due", PARTITION;
     CANCEL: "cancel", PARTITION;
+    AGAIN: "again", PARTITION;
     CLAIM: "claim", "";
     RELEASE: "release", "";
     ROUTED: "routed", "";

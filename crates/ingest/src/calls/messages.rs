@@ -376,7 +376,7 @@ fn failed(
 }
 
 /// The message, or the 404.
-async fn find(app: &App, caller: &Caller, id: &str) -> ApiResult<(MessageId, Found)> {
+pub(super) async fn find(app: &App, caller: &Caller, id: &str) -> ApiResult<(MessageId, Found)> {
     let unknown = || ApiError::not_found("message", id);
     let id = MessageId::new(id).map_err(|_| unknown())?;
     let window_ms = millis(app.config.retention);

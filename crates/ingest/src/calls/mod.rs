@@ -3,4 +3,5 @@
 pub mod delayed;
 pub mod health;
 pub mod messages;
+pub mod replays;
 pub mod subscriptions;

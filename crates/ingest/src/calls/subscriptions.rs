@@ -166,7 +166,7 @@ fn read_status(text: &str) -> ApiResult<Status> {
 }
 
 /// The subscription, or the 404: also for another tenant's.
-async fn find(app: &App, caller: &Caller, id: &str) -> ApiResult<Versioned> {
+pub(super) async fn find(app: &App, caller: &Caller, id: &str) -> ApiResult<Versioned> {
     let unknown = || ApiError::not_found("subscription", id);
     let id = SubscriptionId::new(id).map_err(|_| unknown())?;
     let found = app.store.subscription(&id).await?.ok_or_else(unknown)?;

@@ -12,4 +12,5 @@ mod publish;
 mod refused;
 mod refused_messages;
 mod refused_subscriptions;
+mod replays;
 mod subscriptions;

@@ -296,7 +296,7 @@ pub fn message_ids(answer: &Value) -> Vec<String> {
     rows.iter().map(|row| row["message_id"].as_str().unwrap_or("?").to_owned()).collect()
 }
 
-fn message(id: &str, dies: &Dies) -> Message {
+pub fn message(id: &str, dies: &Dies) -> Message {
     Message {
         tenant: dies.tenant.clone(),
         id: MessageId::new(id).unwrap(),

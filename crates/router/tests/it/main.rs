@@ -4,3 +4,4 @@
 
 mod due;
 mod kit;
+mod targets;

@@ -4,7 +4,8 @@
 -- KEYS[1]  the lane's prefix
 -- ARGV[1]  milliseconds for which traces are kept
 -- then, per partition: partition, prev, last, number of entries, and per entry: ingress id, m, t,
---          keep ('1': has a history), number of subscriptions, and per subscription: id, rank
+--          keep ('1': has a history; an ingress id: a replay of that one, whose history it goes on with;
+--          '0': none), number of subscriptions, and per subscription: id, rank
 -- Replies  { results, unknown, broken }: per partition 'OK', 'DUP' or the mark, where the mark lies below
 --          prev (a gap: send everything behind the mark again); subscriptions whose settings this lane
 --          lacks; queues that Redis refused
@@ -62,15 +63,16 @@ while at <= #ARGV do
     local id, m, t, keep, n = unpack(ARGV, at, at + 4)
     at = at + 5
     if verdict == 'OK' and after(id, mark) then
-      local ref, lines = partition .. ':' .. id, ''
+      local ref, lines = keep ~= '0' and partition .. ':' .. (keep == '1' and id or keep) or '', ''
       for pair = at, at + 2 * n - 1, 2 do
         local s = known(ARGV[pair])
         if s.status ~= 'cancelled' then
-          lines = lines .. add(s, ARGV[pair + 1], keep == '1' and ref or '', m, t)
+          lines = lines .. add(s, ARGV[pair + 1], ref, m, t)
         end
       end
       mark = id
-      if keep == '1' and lines ~= '' then redis.call('SET', P .. TRACE .. ref, lines, 'PX', ttl) end
+      if keep ~= '1' then trace(ref, lines, ttl)
+      elseif lines ~= '' then redis.call('SET', P .. TRACE .. ref, lines, 'PX', ttl) end
     end
     at = at + 2 * n
   end

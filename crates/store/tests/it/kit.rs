@@ -144,6 +144,7 @@ impl Road {
                 id: StreamId { ms: from + n, seq: 0 },
                 accepted_ms: 1,
                 entry: record.clone(),
+                first: None,
             })
             .collect();
         for some in entries.chunks(500) {

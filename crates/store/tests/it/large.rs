@@ -174,7 +174,7 @@ async fn numbers_stay_whole() {
     let record = Entry::encode(&message("big", Priority::Normal), usize::MAX);
     let mut prev = StreamId::ZERO;
     for id in ids {
-        let accepted = Accepted { id, accepted_ms, entry: record.clone() };
+        let accepted = Accepted { id, accepted_ms, entry: record.clone(), first: None };
         for answer in [Linked::Ok, Linked::Duplicate] {
             let entries = vec![place(&accepted, &[&sub.id], Priority::Normal)];
             let link = ChainLink { partition: 0, prev, last: id, entries };

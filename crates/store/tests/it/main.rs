@@ -6,6 +6,7 @@
 mod kit;
 
 mod accept;
+mod again;
 mod apply;
 mod brake;
 mod chain;
