@@ -227,7 +227,7 @@ async fn another_tenants_job_reaches_nobody() {
         subscriptions: Some(vec![sub.id.clone()]),
     };
     let job = make(&road, "job_2", &other, HistoryReplay::new(named, None, None)).await;
-    assert_ne!(run(&road, &job).await, Ended::Lost);
+    assert_eq!(run(&road, &job).await, FAILED);
     assert!(replayed(&road).await.is_empty());
 }
 

@@ -2,9 +2,9 @@
 //!
 //! A job is made, taken with a lease, brought forward and finished (or stopped by anybody) in the control tag.
 //! What it moves is counted where it moves: in the lanes, or of history in the partitions. A runner first takes the
-//! job, which gives it an epoch, then opens all of them with that epoch, which shuts out every earlier runner and tells what they
-//! moved, and then saves once: from a `true` on it alone moves, and knows the count. A finished job is ended by
-//! whoever finds it: the lanes are closed, and what they counted goes into the record.
+//! job, which gives it an epoch, then opens all of them with that epoch, which shuts out every earlier runner and
+//! tells what they moved, and then saves once: from a `true` on it alone moves, and knows the count. A finished job is
+//! ended by whoever finds it: all of them are closed, and what they counted goes into the record.
 
 use postroad_model::names::Tenant;
 use redis::{Pipeline, Value};
@@ -129,8 +129,8 @@ impl Store {
         Ok((epoch > 0).then(|| format!("{id}@{epoch}")))
     }
 
-    /// Opens all lanes and partitions to the runner that [`Store::take_job`] gave this name, and shuts them to earlier ones.
-    /// What the job has moved so far; the last word only if a [`Store::save_job`] after it says that the job is
+    /// Opens all lanes and partitions to the runner that [`Store::take_job`] gave this name, and shuts them to earlier
+    /// ones. What the job has moved so far; the last word only if a [`Store::save_job`] after it says that the job is
     /// still mine.
     pub async fn open_job(&self, mine: &str) -> Result<u64, StoreError> {
         self.wherever_jobs_move("open", mine).await

@@ -11,7 +11,8 @@
 //!
 //! * [`keys`]: every key's name; partitions, lanes and the control tag, each one slot of Redis Cluster.
 //! * [`entry`]: the format in which a message lies in a stream, a contract between releases.
-//! * `partition`, `delayed`, `again`, `enqueue`, `delivery`, `dead`: the moves. `trace`: what they leave behind for people.
+//! * `partition`, `delayed`, `again`, `enqueue`, `delivery`, `dead`: the moves. `trace`: what they leave behind for
+//!   people. `job`, `history`: jobs that replay.
 //! * `control`: subscriptions' records and the stream of their changes; the members; the layout.
 //! * `reader`: waiting for new entries of ingress and for ready tokens, without taking anything.
 //!

@@ -100,6 +100,9 @@ impl Tenure for History<'_> {
                 let gone = || Error::Gone(self.job.id.clone());
                 let entry = self.runner.store.entry_at(partition, at).await.map_err(Error::History)?;
                 let message = entry.ok_or_else(gone)?.entry.decode().map_err(|_| gone())?;
+                if message.tenant != self.job.tenant {
+                    return Err(gone());
+                }
                 match subscriptions {
                     Some(named) => self.deliver_to(partition, at, &message, &named).await,
                     None => self.deliver_to_all(partition, at, &message).await,

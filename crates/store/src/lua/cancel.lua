@@ -12,9 +12,9 @@
 local number, digest = tonumber(ARGV[2]), ARGV[3]
 local body = delayed_body(number, digest)
 if body then
-  local member = delayed_member(number, digest)
+  local member = number .. ':' .. digest
   local due = redis.call('ZSCORE', P .. DELAYED, member)
-  redis.call('HDEL', bodies(number), digest)
+  redis.call('HDEL', P .. BODIES .. number % 1024, digest)
   redis.call('ZREM', P .. DELAYED, member)
   if redis.call('EXISTS', P .. DELAYED) == 1 then
     redis.call('HINCRBY', door, 'delayed', -#body)

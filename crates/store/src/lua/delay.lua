@@ -26,8 +26,8 @@ for at = 4, #ARGV, 6 do
   else
     due = string.format('%.0f', string.sub(due, 1, 1) == '+' and now + tonumber(due) or tonumber(due))
     -- The body first: should the other be refused, nothing moves that is not there.
-    redis.call('HSET', bodies(number), digest, body)
-    redis.call('ZADD', P .. DELAYED, due, delayed_member(number, digest))
+    redis.call('HSET', P .. BODIES .. number % 1024, digest, body)
+    redis.call('ZADD', P .. DELAYED, due, number .. ':' .. digest)
     count, grown, any_delayed = count + 1, grown + #body, true
     channels[channel] = true
     reply[#reply + 1] = { 1, due, stamp }

@@ -16,14 +16,14 @@ for _, member in ipairs(redis.call('ZRANGE', set, '-inf', stamp, 'BYSCORE', 'LIM
   if freed >= most_bytes then break end
   local number, digest = string.match(member, '^(%d+):(.+)$')
   number = tonumber(number)
-  local body = number and redis.call('HGET', bodies(number), digest)
+  local body = number and redis.call('HGET', P .. BODIES .. number % 1024, digest)
   -- A member without a body was put there by hand, or its body was taken away so.
   if body then
     local published, channel, record = open_body(body)
     if moved == 0 then pass_gate(ARGV[2]) end
     local id = redis.call('XADD', ingress, '*', 'm', record, 't', stamp, 'p', published)
     -- From here on nothing may fail before it has left: it would be moved again.
-    redis.call('HDEL', bodies(number), digest)
+    redis.call('HDEL', P .. BODIES .. number % 1024, digest)
     redis.call('ZREM', set, member)
     remember(number, digest, id)
     if channel then channels[channel] = true end

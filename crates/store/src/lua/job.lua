@@ -21,7 +21,8 @@
 --
 -- Why one script: two reprocessors must not run one job, and a stop must not be overwritten by progress.
 -- Each take has a higher epoch, and replay and again move only for the epoch that opened the place: whoever
--- opened all lanes and partitions, and then found that the job is still its own, is the only one who moves, and knows the count.
+-- opened all lanes and partitions, and then found that the job is still its own, is the only one who moves, and
+-- knows the count.
 
 local P, verb, id = KEYS[1], ARGV[1], ARGV[2]
 

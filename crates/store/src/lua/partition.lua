@@ -76,21 +76,13 @@ local function remember(number, digest, id)
   end
 end
 
--- What waits to become due: a set by due time, and in one of 1,024 hashes the body,
--- "<published at> <tenant/channel>\n<record>". While a message waits, that hash stands for the index, however long
--- it waits. Where nothing waits, one look an invocation says so.
+-- What waits to become due: "<number>:<digest>" in a set by due time, and in one of 1,024 hashes, by the number, its
+-- body under the digest: "<published at> <tenant/channel>\n<record>". While a message waits, that hash stands for the
+-- index, however long it waits. Where nothing waits, one look an invocation says so.
 local any_delayed
-local function delayed_member(number, digest)
-  return number .. ':' .. digest
-end
-
-local function bodies(number)
-  return P .. BODIES .. number % 1024
-end
-
 local function delayed_body(number, digest)
   if any_delayed == nil then any_delayed = redis.call('EXISTS', P .. DELAYED) == 1 end
-  return any_delayed and redis.call('HGET', bodies(number), digest)
+  return any_delayed and redis.call('HGET', P .. BODIES .. number % 1024, digest)
 end
 
 -- What is no body, put there by hand, is a record that nobody can read: a router puts it aside with its bytes.
@@ -115,7 +107,7 @@ local function seen_before(number, digest)
   local body = delayed_body(number, digest)
   if body then
     local published, _, record = open_body(body)
-    local due = redis.call('ZSCORE', P .. DELAYED, delayed_member(number, digest))
+    local due = redis.call('ZSCORE', P .. DELAYED, number .. ':' .. digest)
     return { 0, CANCELLED, published, record, due or '' }
   end
 end
