@@ -123,6 +123,12 @@ impl From<StoreError> for ApiError {
                 "conflict",
                 format!("{what} was changed by another call at the same time; read it and try again"),
             ),
+            StoreError::TooManyDelayed => Self::new(
+                StatusCode::TOO_MANY_REQUESTS,
+                "too_many_delayed",
+                "as many messages wait to become due as may; nothing was done: publish it later, or without a delay",
+            )
+            .retry_after(60),
             StoreError::TooMany(count) => {
                 Self::new(StatusCode::CONFLICT, "too_many_subscriptions", error.to_string())
                     .with("count", *count)

@@ -87,6 +87,8 @@ pub struct Partition {
     pub owner: String,
     /// Lane → the highest id sent there.
     pub sent: BTreeMap<u16, Id>,
+    /// Messages that have a due time, and bodies of such.
+    pub delayed: (usize, usize),
 }
 
 /// A lane.
@@ -204,7 +206,10 @@ impl Census {
                     sent.iter().filter_map(|(lane, id)| Some((lane.parse().ok()?, Id::parse(id)?))).collect();
             }
             (keys::QUARANTINE, "stream") => self.quarantined += content.items().len(),
-            (keys::DOOR, "hash") | (keys::CHANNELS, "zset") => {}
+            (keys::DOOR | keys::JOBS, "hash") | (keys::CHANNELS, "zset") => {}
+            (_, "hash") if name.starts_with(keys::GENERATIONS) => {}
+            (keys::DELAYED, "zset") => partition.delayed.0 = content.items().len() / 2,
+            (_, "hash") if name.starts_with(keys::BODIES) => partition.delayed.1 += content.items().len() / 2,
             // What daemons counted of what this census counts itself.
             _ if FIGURES.iter().any(|prefix| name.starts_with(prefix)) => {}
             _ => self.odd.push(format!("{key} ({kind})")),
@@ -289,6 +294,10 @@ impl Census {
             self.lane_disagreements(*number, lane, &holding, &mut found);
         }
         for (number, partition) in &self.partitions {
+            let (due, bodies) = partition.delayed;
+            if due != bodies {
+                found.push(format!("partition {number}: {due} messages are to become due, {bodies} wait"));
+            }
             for (lane, sent) in &partition.sent {
                 let mark = self.lanes.get(lane).and_then(|lane| lane.marks.get(number));
                 if mark.copied().unwrap_or_default() < *sent {

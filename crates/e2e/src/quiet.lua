@@ -1,9 +1,10 @@
--- Whether a town is quiet: { partitions with unrouted entries, entries in queues }.
+-- Whether a town is quiet: { partitions with unrouted entries, entries in queues and messages not due yet }.
 -- ARGV: number of partitions, their prefixes, then the names of work queues
 
 local count, unrouted, queued = tonumber(ARGV[1]), 0, 0
 for at = 2, count + 1 do
   local newest = redis.call('XREVRANGE', ARGV[at] .. 'ingress', '+', '-', 'COUNT', 1)[1]
+  queued = queued + redis.call('ZCARD', ARGV[at] .. 'delayed')
   if newest then
     local routed = '0-0'
     for _, group in ipairs(redis.call('XINFO', 'GROUPS', ARGV[at] .. 'ingress')) do

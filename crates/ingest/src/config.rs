@@ -10,7 +10,7 @@ use postroad_daemon::{
 };
 use postroad_member::config::{BASE_DOCS, Base, EGRESS_DOCS, EgressSection, schema};
 use postroad_model::{egress::EgressPolicy, subscription::RetryPolicy};
-use postroad_store::LaneLimits;
+use postroad_store::{DelayLimits, LaneLimits};
 use serde::{Deserialize, Serialize};
 
 /// Everything that the API can be told.
@@ -52,6 +52,12 @@ pub struct IngestSection {
     pub max_waits: usize,
     /// The most streams of notifications that are open at a time.
     pub max_streams: usize,
+    /// The most messages that may wait in one partition to become due.
+    pub max_delayed: u64,
+    /// The most bytes of them.
+    pub max_delayed_bytes: u64,
+    /// The most open replay jobs of one tenant, of any kind.
+    pub max_open_replays: u64,
 }
 
 impl Default for IngestSection {
@@ -69,6 +75,9 @@ impl Default for IngestSection {
             max_event_types: 1_000,
             max_waits: 1_000,
             max_streams: 1_000,
+            max_delayed: DelayLimits::default().messages,
+            max_delayed_bytes: DelayLimits::default().bytes,
+            max_open_replays: 100,
         }
     }
 }
@@ -100,6 +109,18 @@ pub const DOCS: Docs = &[
     (
         "ingest.max_streams",
         "the most streams of notifications that one instance keeps open at a time; further ones get 503",
+    ),
+    (
+        "ingest.max_delayed",
+        "the most messages that may wait in one partition to become due; further ones are refused with 429",
+    ),
+    (
+        "ingest.max_delayed_bytes",
+        "the most bytes of messages that may wait in one partition to become due; further ones are refused with 429",
+    ),
+    (
+        "ingest.max_open_replays",
+        "the most replay jobs of one tenant that wait or run at a time when one of history is added",
     ),
 ];
 
@@ -144,6 +165,10 @@ pub struct IngestConfig {
     pub max_streams: usize,
     /// The retry policy of subscriptions that say nothing about it.
     pub retry: RetryPolicy,
+    /// How much may wait in a partition to become due.
+    pub delayed: DelayLimits,
+    /// The most open replay jobs of one tenant.
+    pub max_open_replays: u64,
     /// How long messages and ids are kept.
     pub retention: Duration,
     /// The bounds of a subscription's queue.
@@ -179,6 +204,7 @@ impl Config {
             raw.max_retries,
             RetryPolicy::MAX_RETRIES
         );
+        ensure!(raw.max_open_replays > 0, "ingest.max_open_replays = 0 must be at least 1");
         Ok(IngestConfig {
             max_message_bytes: raw.max_message_bytes,
             compress_above_bytes: raw.compress_above_bytes,
@@ -194,6 +220,8 @@ impl Config {
                 retry_delay_ms: raw.retry_delay_seconds.saturating_mul(1_000),
                 ..RetryPolicy::default()
             },
+            max_open_replays: raw.max_open_replays,
+            delayed: DelayLimits { messages: raw.max_delayed, bytes: raw.max_delayed_bytes },
             retention: self.base.retention(),
             limits: self.base.limits(),
             egress: self.egress.policy()?,

@@ -17,6 +17,8 @@ use crate::App;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Status {
+    /// Stored, and not due yet.
+    Scheduled,
     /// Stored, and not routed yet.
     Accepted,
     /// In a queue, to be taken.
@@ -31,7 +33,7 @@ pub enum Status {
     Dead,
     /// Among the dead letters because its time to live was over.
     Expired,
-    /// Its subscription was cancelled.
+    /// Its subscription was cancelled, or the message before it was due.
     Cancelled,
     /// Done.
     Delivered,
@@ -97,6 +99,10 @@ impl Delivery {
 pub async fn deliveries_of(app: &App, found: &Found) -> ApiResult<Vec<Delivery>> {
     let is_test = found.message.as_ref().is_some_and(|message| message.test);
     let mut deliveries = Vec::new();
+    // What never came to ingress went to no lane.
+    if found.due_ms.is_some() || found.is_cancelled() {
+        return Ok(deliveries);
+    }
     for trace in app.store.locate(found.partition, found.at).await? {
         let mut subscriptions: Vec<&str> = trace.lines.iter().map(Line::subscription).collect();
         subscriptions.sort_unstable();
@@ -109,8 +115,13 @@ pub async fn deliveries_of(app: &App, found: &Found) -> ApiResult<Vec<Delivery>>
 
 /// The least finished delivery's state speaks for the message.
 pub fn overall(found: &Found, deliveries: &[Delivery]) -> Status {
-    let least = deliveries.iter().map(|delivery| delivery.state).min();
-    least.unwrap_or(if found.routed { Status::Unroutable } else { Status::Accepted })
+    match deliveries.iter().map(|delivery| delivery.state).min() {
+        Some(state) => state,
+        None if found.due_ms.is_some() => Status::Scheduled,
+        None if found.is_cancelled() => Status::Cancelled,
+        None if found.routed => Status::Unroutable,
+        None => Status::Accepted,
+    }
 }
 
 fn view(trace: &Trace, subscription: &str, is_test: bool) -> Delivery {

@@ -18,7 +18,7 @@ use std::{
 
 use postroad_member::tally::Tally;
 use postroad_model::{figures::Count, time::millis};
-use postroad_store::{Acceptance, Accepted, Backoff, Store, StoreError};
+use postroad_store::{Acceptance, Accepted, Backoff, DelayLimits, Store, StoreError};
 use tokio::{
     sync::{mpsc, oneshot},
     time::{Instant, sleep, timeout, timeout_at},
@@ -67,11 +67,12 @@ impl Gate {
         tally: Tally,
         window: Duration,
         patience: Duration,
+        delayed: DelayLimits,
     ) -> Self {
         let (boarding, receiver) = mpsc::unbounded_channel();
         // Instances begin apart, so that they do not go round in step.
         let next = Arc::new(AtomicU16::new(rand::random::<u16>() % store.layout().partitions));
-        tokio::spawn(fly_forever(store, tally.clone(), receiver, Arc::clone(&next), window));
+        tokio::spawn(fly_forever(store, tally.clone(), receiver, Arc::clone(&next), window, delayed));
         Self { boarding, next, admission, channels, tally, patience }
     }
 
@@ -155,6 +156,7 @@ async fn fly_forever(
     mut boarding: mpsc::UnboundedReceiver<Boarding>,
     next: Arc<AtomicU16>,
     window: Duration,
+    delayed: DelayLimits,
 ) {
     let window_ms = millis(window);
     while let Some(first) = boarding.recv().await {
@@ -178,7 +180,7 @@ async fn fly_forever(
             let has_room = seats.len() < MOST && bytes < MOST_BYTES;
             party = if has_room { boarding.try_recv().ok() } else { None };
         }
-        let results = fly(&store, seats, window_ms, deadline).await;
+        let results = fly(&store, seats, window_ms, delayed, deadline).await;
         // Before anybody hears of it: who asks then finds it counted.
         count_landed(&tally, &tickets, &results);
         let mut results = results.into_iter();
@@ -240,7 +242,13 @@ fn count_refused(tally: &Tally, messages: &[(u16, Acceptance)]) {
 }
 
 /// Flies until every message has landed or it is too late for all of them.
-async fn fly(store: &Store, seats: Vec<(u16, Acceptance)>, window_ms: u64, deadline: Instant) -> Landed {
+async fn fly(
+    store: &Store,
+    seats: Vec<(u16, Acceptance)>,
+    window_ms: u64,
+    delayed: DelayLimits,
+    deadline: Instant,
+) -> Landed {
     let mut backoff = Backoff::default();
     let mut landed: Vec<Option<Result<Accepted, StoreError>>> = seats.iter().map(|_| None).collect();
     let mut waiting: Vec<(usize, u16, Acceptance)> = seats
@@ -249,18 +257,25 @@ async fn fly(store: &Store, seats: Vec<(u16, Acceptance)>, window_ms: u64, deadl
         .map(|(seat, (partition, message))| (seat, partition, message))
         .collect();
     loop {
-        let (flight, order) = arrange(waiting);
-        let answers = match store.accept(&flight, window_ms).await {
-            Ok(answers) => answers,
-            Err(error) => flight.iter().map(|_| Err(error.clone())).collect(),
-        };
+        let (later, at_once) = waiting.into_iter().partition(|(_, _, message)| message.due.is_some());
+        let (mut flight, mut order) = arrange(at_once);
+        let (later, later_order) = arrange(later);
+        let (accepted, delayed) =
+            tokio::join!(store.accept(&flight, window_ms), store.delay(&later, window_ms, delayed));
+        let mut answers = each(accepted, flight.len());
+        answers.extend(each(delayed, later.len()));
+        flight.extend(later);
+        order.extend(later_order);
         waiting = Vec::new();
         let left = deadline.saturating_duration_since(Instant::now());
         for (((partition, messages), seats), answer) in flight.into_iter().zip(order).zip(answers) {
             match answer {
                 Ok(results) => {
                     for (seat, result) in seats.into_iter().zip(results) {
-                        landed[seat] = Some(Ok(result));
+                        landed[seat] = Some(match result {
+                            Accepted::NoRoom => Err(StoreError::TooManyDelayed),
+                            result => Ok(result),
+                        });
                     }
                 }
                 Err(error) => {
@@ -284,6 +299,14 @@ async fn fly(store: &Store, seats: Vec<(u16, Acceptance)>, window_ms: u64, deadl
         // The last try is before the deadline: what nobody waits for should not be stored.
         sleep(backoff.next_delay().min(left / 2)).await;
     }
+}
+
+/// A flight's answers, one for each of its scripts, also where none came.
+fn each<T>(
+    answers: Result<Vec<Result<T, StoreError>>, StoreError>,
+    count: usize,
+) -> Vec<Result<T, StoreError>> {
+    answers.unwrap_or_else(|error| (0..count).map(|_| Err(error.clone())).collect())
 }
 
 type Arranged = (Vec<(u16, Vec<Acceptance>)>, Vec<Vec<usize>>);

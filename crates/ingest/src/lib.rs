@@ -16,6 +16,7 @@ pub mod calls;
 pub mod channels;
 pub mod config;
 pub mod deliveries;
+pub mod due;
 pub mod envelope;
 pub mod event_types;
 pub mod figures;
@@ -113,9 +114,10 @@ pub fn router(app: Arc<App>) -> Router {
     Router::new()
         .route("/v1/messages", post(calls::messages::publish))
         .route("/v1/messages/bulk", post(calls::messages::publish_bulk))
-        .route("/v1/messages/{id}", get(calls::messages::show))
+        .route("/v1/messages/{id}", get(calls::messages::show).delete(calls::delayed::cancel))
         .route("/v1/messages/{id}/ack", post(calls::acknowledgments::acknowledge_message))
         .route("/v1/messages/{id}/deliveries", get(calls::messages::deliveries))
+        .route("/v1/messages/{id}/replay", post(calls::replays::message))
         .route("/v1/channels/{name}/messages", post(calls::messages::publish_raw))
         .route("/v1/channels", get(calls::channels::list))
         .route(
@@ -154,6 +156,8 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/v1/notifications/tickets", post(calls::notification_streams::issue_ticket))
         .route("/v1/health-checks", post(calls::health_checks::publish))
         .route("/v1/services", get(calls::health_checks::services))
+        .route("/v1/subscriptions/{id}/replay", post(calls::replays::subscription))
+        .route("/v1/replays/{id}", get(calls::replays::show).delete(calls::replays::stop))
         .route("/health", get(calls::health::health))
         .merge(calls::message_queue::router())
         .method_not_allowed_fallback(no_such_method)
@@ -185,6 +189,7 @@ pub async fn run(config: Config, context: Context) -> anyhow::Result<()> {
             tally.clone(),
             ingest_config.retention,
             ingest_config.patience,
+            ingest_config.delayed,
         ),
         store: store.clone(),
         channels: channels.clone(),

@@ -19,12 +19,13 @@ use postroad_model::{
     time::Time,
     trace_context::TraceParent,
 };
-use postroad_store::{Acceptance, IdKey, entry::Entry};
+use postroad_store::{Acceptance, Due, IdKey, entry::Entry};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, value::RawValue};
 use sha2::{Digest, Sha256};
 
 use crate::channels::Channels;
+use crate::due;
 
 /// `PublishMessageRequest`.
 #[derive(Debug, Deserialize)]
@@ -49,6 +50,13 @@ pub struct PublishMessageRequest {
     /// The key whose messages keep their order.
     #[serde(default)]
     pub ordering_key: Option<String>,
+    /// When it is due, at most 30 days ahead: it is matched then, and can be cancelled until then. A time that has
+    /// passed means at once.
+    #[serde(default)]
+    pub deliver_at: Option<Time>,
+    /// The same as seconds from when it is stored, 0 to 2,592,000; not together with `deliver_at`.
+    #[serde(default)]
+    pub delay_seconds: Option<i64>,
 }
 
 /// `MessageMetadata`, as a publisher gives it.
@@ -100,6 +108,9 @@ pub struct PublishMessageResponse {
     /// The id was there before; this is the first one's result.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub duplicate: bool,
+    /// When it is due, as long as it waits for that.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub deliver_at: Option<Time>,
 }
 
 /// What the call says besides the message.
@@ -124,6 +135,8 @@ pub struct Checked {
     pub chosen: bool,
     /// What ties messages of one undertaking together.
     pub correlation_id: String,
+    /// When it is due, if not at once.
+    pub due: Option<Due>,
 }
 
 /// The most headers in a message's metadata, and their bytes.
@@ -152,6 +165,7 @@ pub fn check(
     circumstances: &Circumstances,
     limits: Limits<'_>,
 ) -> ApiResult<Checked> {
+    let due = due::asked(request.deliver_at, request.delay_seconds, circumstances.now_ms)?;
     let metadata = request.metadata.unwrap_or_default();
     let encoding = metadata.content_encoding.as_deref();
     let payload = payload(&request.payload, encoding == Some("base64"))?;
@@ -165,7 +179,7 @@ pub fn check(
         routing_key: request.routing_key,
         ordering_key: request.ordering_key,
     };
-    draft.check(caller, circumstances, limits)
+    Ok(Checked { due, ..draft.check(caller, circumstances, limits)? })
 }
 
 /// A message before its checks, from whichever call.
@@ -296,7 +310,7 @@ impl Draft {
             metadata,
             payload,
         };
-        Ok(Checked { partition, message, chosen, correlation_id })
+        Ok(Checked { partition, message, chosen, correlation_id, due: None })
     }
 }
 
@@ -312,11 +326,12 @@ impl Checked {
         let line = message.ordering_key.as_ref().map(|key| (&message.channel, key));
         Acceptance {
             id: IdKey::new(&message.tenant, &message.id, line),
-            remember: message.persistent || self.chosen,
+            remember: message.persistent || self.chosen || self.due.is_some(),
             check: self.chosen,
             channel: self.channel(),
             payload_bytes: message.payload.body.len(),
             entry: Entry::encode(message, compress_above),
+            due: self.due,
         }
     }
 }

@@ -37,11 +37,20 @@ pub struct ReprocessorSection {
     pub max_calls: usize,
     /// How many of a subscription's newest dead letters `GET /v1/dlq` looks at.
     pub sample: usize,
+    /// History is not replayed while Redis uses this much of its memory.
+    pub max_memory_percent: u8,
 }
 
 impl Default for ReprocessorSection {
     fn default() -> Self {
-        Self { lease_ms: 15_000, max_queued: 10_000, max_open_jobs: 20, max_calls: 32, sample: 200 }
+        Self {
+            lease_ms: 15_000,
+            max_queued: 10_000,
+            max_open_jobs: 20,
+            max_calls: 32,
+            sample: 200,
+            max_memory_percent: 80,
+        }
     }
 }
 
@@ -63,6 +72,10 @@ pub const DOCS: Docs = &[
     (
         "reprocessor.sample",
         "how many of a subscription's newest dead letters `GET /v1/dlq` looks at for channels and reasons",
+    ),
+    (
+        "reprocessor.max_memory_percent",
+        "history is not replayed while Redis uses this much of its `maxmemory`; 1 to 100",
     ),
 ];
 
@@ -97,6 +110,8 @@ pub struct ReprocessorConfig {
     pub max_calls: usize,
     /// How many of a subscription's newest dead letters `GET /v1/dlq` looks at.
     pub sample: usize,
+    /// History is not replayed while Redis uses this much of its memory.
+    pub max_memory_percent: u8,
     /// How long traces are kept.
     pub retention: Duration,
     /// The bounds of a subscription's queue, for settings that a lane lacks.
@@ -123,12 +138,18 @@ impl Config {
             raw.max_calls
         );
         ensure!((1..=10_000).contains(&raw.sample), "reprocessor.sample = {} must be 1 to 10000", raw.sample);
+        ensure!(
+            (1..=100).contains(&raw.max_memory_percent),
+            "reprocessor.max_memory_percent = {} must be 1 to 100",
+            raw.max_memory_percent
+        );
         Ok(ReprocessorConfig {
             lease: Duration::from_millis(raw.lease_ms),
             max_queued: raw.max_queued,
             max_open_jobs: raw.max_open_jobs,
             max_calls: raw.max_calls,
             sample: raw.sample,
+            max_memory_percent: raw.max_memory_percent,
             retention: self.base.retention(),
             limits: self.base.limits(),
         })

@@ -25,6 +25,7 @@ pub use list::{Page, list};
 pub use overview::{Overview, overview};
 pub use purge::purge;
 pub use show::{Shown, show};
+pub(crate) use walk::Measure;
 pub use walk::{Walk, walks};
 
 use crate::{error::Error, filter::Filter};

@@ -68,6 +68,12 @@ pub enum Error {
     /// Moving them failed; those that were moved are counted.
     #[error("cannot move dead letters")]
     Move(#[source] StoreError),
+    /// History could not be read or replayed; what was replayed is counted.
+    #[error("cannot replay history")]
+    History(#[source] StoreError),
+    /// The message that a job is about has left history.
+    #[error("history has let the message go that job {0} was to deliver again")]
+    Gone(String),
     /// Purging them failed, perhaps half-way.
     #[error("cannot purge dead letters; some may be gone")]
     Purge(#[source] StoreError),
@@ -91,9 +97,11 @@ impl Error {
     /// Whether waiting and repeating may help.
     pub fn is_transient(&self) -> bool {
         match self {
-            Self::Read(error) | Self::Move(error) | Self::Purge(error) | Self::Jobs(error) => {
-                error.is_transient()
-            }
+            Self::Read(error)
+            | Self::Move(error)
+            | Self::History(error)
+            | Self::Purge(error)
+            | Self::Jobs(error) => error.is_transient(),
             _ => false,
         }
     }
@@ -119,9 +127,12 @@ impl From<Error> for ApiError {
                 Self::new(conflict, "job_finished", message).with("state", state.as_str())
             }
             Error::BadJob { .. } => Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", message),
-            Error::Read(source) | Error::Move(source) | Error::Purge(source) | Error::Jobs(source) => {
-                source.into()
-            }
+            Error::Gone(_) => Self::new(StatusCode::GONE, "history_gone", message),
+            Error::Read(source)
+            | Error::Move(source)
+            | Error::History(source)
+            | Error::Purge(source)
+            | Error::Jobs(source) => source.into(),
         }
     }
 }

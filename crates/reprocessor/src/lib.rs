@@ -1,8 +1,9 @@
-//! Dead letters: see them, send them again, purge them.
+//! Dead letters: see them, send them again, purge them. And history: deliver it again.
 //!
 //! * [`filter`] says which dead letters are meant, [`letter`] how one looks; [`dead`] is what can be done with
 //!   them, as plain functions over the store.
-//! * [`job`] moves many of them back into their queues, at a rate and up to a limit, through crashes.
+//! * [`job`] moves many of them back into their queues, at a rate and up to a limit, through crashes; and in the same
+//!   way replays history, which the API of `ingest` asks for.
 //! * [`calls`] is the dead-letter API and [`shell`] the one-shot commands: two skins over the same.
 //!
 //! What it guarantees: a dead letter is in its stream or in its queue, never in both and never in neither; a
@@ -103,9 +104,21 @@ impl Runner {
         on_stop: OnStop,
         metrics: Metrics,
     ) -> Self {
-        let &ReprocessorConfig { lease, max_queued, retention, limits, .. } = config;
+        let &ReprocessorConfig { lease, max_queued, retention, limits, max_memory_percent, .. } = config;
         let places = Arc::new(Semaphore::new(PLACES));
-        Self { store, me, lease, max_queued, retention, limits, stop, on_stop, places, metrics }
+        Self {
+            store,
+            me,
+            lease,
+            max_queued,
+            retention,
+            limits,
+            max_memory_percent,
+            stop,
+            on_stop,
+            places,
+            metrics,
+        }
     }
 }
 

@@ -12,6 +12,8 @@ use prometheus_client::{
 pub struct Metrics {
     /// Dead letters moved back into their queues.
     pub replayed: Counter,
+    /// Deliveries of history that were asked for once more.
+    pub again: Counter,
     /// Dead letters let go.
     pub purged: Counter,
     /// Dead letters that there are, of all tenants.
@@ -43,6 +45,11 @@ impl Metrics {
             "postroad_dead_letters_replayed",
             "Dead letters that this process moved back into their queues",
             self.replayed.clone(),
+        );
+        registry.register(
+            "postroad_history_replayed",
+            "Deliveries of history that this process asked for once more",
+            self.again.clone(),
         );
         registry.register(
             "postroad_dead_letters_purged",

@@ -2,7 +2,8 @@
 //!
 //! A router holds some of the partitions of ingress, one owner each at a time ([`ownership`]). It reads
 //! what was accepted, takes in what has changed about subscriptions ([`catalog`]), matches ([`index`]) and
-//! hands each message to the lanes of the subscriptions that it goes to ([`road`], [`route`]).
+//! hands each message to the lanes of the subscriptions that it goes to ([`road`], [`route`]). Beside that it lets
+//! what waited in them enter ingress when it is due ([`due`]).
 //!
 //! What it guarantees: a message reaches each matching subscription's queue exactly once, through crashes,
 //! freezes and failovers of routers and lanes; a subscription that was answered before a message was
@@ -12,6 +13,7 @@
 
 pub mod catalog;
 pub mod config;
+pub mod due;
 pub mod index;
 pub mod metrics;
 pub mod ownership;
@@ -53,6 +55,7 @@ pub async fn run(config: Config, context: Context) -> anyhow::Result<()> {
 
     if life::prepared(&store, &stop).await? {
         let holdings = Arc::new(Holdings::default());
+        let due_metrics = metrics.clone();
         let mut router = Router::new(
             store.clone(),
             me.clone(),
@@ -61,6 +64,8 @@ pub async fn run(config: Config, context: Context) -> anyhow::Result<()> {
             metrics,
             tally.clone(),
         );
+        let mover = due::Mover::new(store.clone(), &router_config, Arc::clone(&holdings), due_metrics);
+        let mover = tokio::spawn(mover.run(stop.clone()));
         let keeper =
             tokio::spawn(keep(store.clone(), me.clone(), router_config, holdings, stop.clone(), readiness));
         router.run(stop.requested()).await;
@@ -68,6 +73,7 @@ pub async fn run(config: Config, context: Context) -> anyhow::Result<()> {
         if !matches!(finished, Ok(Ok(()))) {
             warn!("left without releasing the partitions; another router takes them over after the lease");
         }
+        mover.await?;
         keeper.await?;
         tally.close().await;
         let _ = store.leave(&me).await;

@@ -28,6 +28,12 @@ pub struct Metrics {
     pub broken: Counter,
     /// Entries of history let go.
     pub trimmed: Counter,
+    /// Messages that wait to become due, in the partitions held.
+    pub delayed: Gauge,
+    /// Those that should have been moved more than a second ago.
+    pub overdue: Gauge,
+    /// Messages that became due and were moved.
+    pub due: Counter,
 }
 
 impl Metrics {
@@ -63,5 +69,16 @@ impl Metrics {
             self.broken.clone(),
         );
         registry.register("postroad_history_trimmed", "Entries of history let go", self.trimmed.clone());
+        registry.register(
+            "postroad_messages_delayed",
+            "Messages that wait to become due, in the partitions held",
+            self.delayed.clone(),
+        );
+        registry.register(
+            "postroad_messages_overdue",
+            "Messages that were due more than a second ago and still wait, in the partitions held",
+            self.overdue.clone(),
+        );
+        registry.register("postroad_messages_due", "Messages that became due", self.due.clone());
     }
 }

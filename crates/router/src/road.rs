@@ -207,7 +207,7 @@ mod tests {
     fn parcel(ms: u64, bytes: usize) -> Parcel {
         let entry = Entry { record: vec![0; bytes].into() };
         Parcel {
-            accepted: Arc::new(Accepted { id: id(ms), accepted_ms: ms, entry }),
+            accepted: Arc::new(Accepted { id: id(ms), accepted_ms: ms, entry, first: None }),
             keep: true,
             rank: 1,
             expires_ms: None,

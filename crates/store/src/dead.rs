@@ -258,11 +258,11 @@ impl Store {
         count(&script::call(&self.link, call).await?)
     }
 
-    /// How many dead letters a job has moved, over all lanes.
+    /// How many dead letters a job has moved over all lanes, or deliveries it has asked for over all partitions.
     pub async fn job_moved(&self, job: &str) -> Result<u64, StoreError> {
         let mut pipeline = Pipeline::new();
-        for lane in 0..self.layout.lanes {
-            pipeline.cmd("HGET").arg(self.keys.key(Tag::Lane(lane), keys::JOBS)).arg(job);
+        for tag in self.job_tags() {
+            pipeline.cmd("HGET").arg(self.keys.key(tag, keys::JOBS)).arg(job);
         }
         let mut moved = 0;
         for answer in self.link.pipeline(&pipeline).await? {
@@ -271,11 +271,11 @@ impl Store {
         Ok(moved)
     }
 
-    /// Forgets what lanes counted for a job; its record knows the sum by now.
+    /// Forgets what was counted for a job where it moved; its record knows the sum by now.
     pub async fn forget_job_counts(&self, job: &str) -> Result<(), StoreError> {
         let mut pipeline = Pipeline::new();
-        for lane in 0..self.layout.lanes {
-            pipeline.cmd("HDEL").arg(self.keys.key(Tag::Lane(lane), keys::JOBS)).arg(job);
+        for tag in self.job_tags() {
+            pipeline.cmd("HDEL").arg(self.keys.key(tag, keys::JOBS)).arg(job);
         }
         self.link.pipeline(&pipeline).await?.into_iter().try_for_each(|answer| checked(answer).map(drop))
     }

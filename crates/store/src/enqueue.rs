@@ -126,6 +126,9 @@ fn terms(placed: &Placed<'_>) -> String {
     use std::fmt::Write;
     let mut text = if placed.keep { "1" } else { "0" }.to_owned();
     // Writing to a string does not fail.
+    if let Some(first) = placed.accepted.first.filter(|_| placed.keep) {
+        let _ = write!(text, " h={first}");
+    }
     if let Some(at) = placed.expires_ms {
         let _ = write!(text, " x={at}");
     }

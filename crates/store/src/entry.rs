@@ -6,7 +6,10 @@
 //!   header as a JSON object on one line, a line feed, and the payload's bytes, compressed as the header's
 //!   `enc` says;
 //! * `t`: when it was accepted, in milliseconds by Redis's clock;
-//! * `ref` (work queues and dead letters only): `<partition>:<ingress id>`, empty without a history.
+//! * `p` (ingress only, of what waited to become due): when it was published, on the same clock;
+//! * `o` (ingress only, of a replay of history): the ingress id that the message first had;
+//! * `ref` (work queues and dead letters only): `<partition>:<ingress id>`, the first one's for a replay, empty without
+//!   a history.
 //!
 //! One field rather than many, because each costs on every one of its four ways through a script. In version
 //! 1 the header has the members of `Header`; what is as it usually is, is left out. A reader passes over
@@ -172,6 +175,19 @@ impl Entry {
         Self { record: record.into() }
     }
 
+    /// Writes a message up to the number of its generation, and what is behind that: whoever stores it knows the
+    /// number.
+    pub(crate) fn encode_unnumbered(message: &Message, compress_above: usize) -> (Bytes, Bytes) {
+        const NAME: &str = r#""gen":"#;
+        const STAND_IN: u32 = u32::MAX;
+        let message = Message { generation: STAND_IN, ..message.clone() };
+        let Self { record } = Self::encode(&message, compress_above);
+        let needle = format!("{NAME}{STAND_IN}");
+        // No text in the header can read so: in JSON its quotation marks are escaped.
+        let at = record.windows(needle.len()).position(|window| window == needle.as_bytes()).unwrap_or(0);
+        (record.slice(..at + NAME.len()), record.slice(at + needle.len()..))
+    }
+
     /// Reads a message.
     pub fn decode(&self) -> Result<Message, EntryError> {
         let broken = |error: &dyn std::fmt::Display| EntryError::Broken(error.to_string());
@@ -266,6 +282,8 @@ pub struct Accepted {
     pub accepted_ms: u64,
     /// Its fields, to be copied into queues as they are.
     pub entry: Entry,
+    /// Of a replay of history: the id that the message first had there.
+    pub first: Option<crate::StreamId>,
 }
 
 #[cfg(test)]
@@ -344,6 +362,17 @@ pub(crate) mod tests {
         message.expires_after_ms = Some(2_500);
         message.metadata.headers.insert("line\nfeed".into(), serde_json::json!({"deep": [1, "\n"]}));
         assert_eq!(Entry::encode(&message, 0).decode().unwrap(), message);
+    }
+
+    #[test]
+    fn a_generation_is_put_in_where_it_belongs() {
+        let mut message = message(json(r#"{"gen":4294967295}"#));
+        message.routing_key = Some(RoutingKey::new(r#","gen":4294967295"#).unwrap());
+        message.service = ServiceName::new(r#"\"gen":4294967295"#).unwrap();
+        let (head, tail) = Entry::encode_unnumbered(&message, usize::MAX);
+        let record = [&head[..], b"17", &tail[..]].concat();
+        message.generation = 17;
+        assert_eq!(Entry { record: record.into() }, Entry::encode(&message, usize::MAX));
     }
 
     #[test]

@@ -37,6 +37,9 @@ pub enum StoreError {
     /// Somebody else changed the object in between.
     #[error("{0} was changed by somebody else in between")]
     Conflict(String),
+    /// As many messages wait to become due as may, or as many bytes of them.
+    #[error("as many messages wait in their partition to become due as may")]
+    TooManyDelayed,
     /// A tenant has as many subscriptions as it may have.
     #[error("this tenant has {0} subscriptions, the most that are allowed")]
     TooMany(u64),

@@ -1,10 +1,10 @@
 //! Replay jobs: their records, and who runs them.
 //!
 //! A job is made, taken with a lease, brought forward and finished (or stopped by anybody) in the control tag.
-//! What it moves is counted where it moves: in the lanes. A runner first takes the job, which gives it an
-//! epoch, then opens all lanes with that epoch, which shuts out every earlier runner and tells what they
-//! moved, and then saves once: from a `true` on it alone moves, and knows the count. A finished job is ended by
-//! whoever finds it: the lanes are closed, and what they counted goes into the record.
+//! What it moves is counted where it moves: in the lanes, or of history in the partitions. A runner first takes the
+//! job, which gives it an epoch, then opens all of them with that epoch, which shuts out every earlier runner and
+//! tells what they moved, and then saves once: from a `true` on it alone moves, and knows the count. A finished job is
+//! ended by whoever finds it: all of them are closed, and what they counted goes into the record.
 
 use postroad_model::names::Tenant;
 use redis::{Pipeline, Value};
@@ -62,7 +62,7 @@ impl JobState {
 pub struct Job {
     /// Its id.
     pub id: String,
-    /// The tenant whose dead letters it moves.
+    /// The tenant whose dead letters or messages it moves.
     pub tenant: Tenant,
     /// What it is to do, as JSON.
     pub spec: String,
@@ -86,6 +86,11 @@ const REMEMBER_MS: u64 = 7 * 86_400_000;
 const REMEMBER: u64 = 1_000;
 
 impl Store {
+    /// Where jobs move something: dead letters in lanes, history in partitions.
+    pub(crate) fn job_tags(&self) -> impl Iterator<Item = Tag> {
+        (0..self.layout.lanes).map(Tag::Lane).chain((0..self.layout.partitions).map(Tag::Partition))
+    }
+
     fn job_call(&self, tag: Tag, verb: &str, id: &str) -> Call {
         let mut call = Call::new(&script::JOB, &self.keys, tag);
         call.arg(verb).arg(id);
@@ -124,11 +129,11 @@ impl Store {
         Ok((epoch > 0).then(|| format!("{id}@{epoch}")))
     }
 
-    /// Opens all lanes to the runner that [`Store::take_job`] gave this name, and shuts them to earlier ones.
-    /// What the job has moved so far; the last word only if a [`Store::save_job`] after it says that the job is
+    /// Opens all lanes and partitions to the runner that [`Store::take_job`] gave this name, and shuts them to earlier
+    /// ones. What the job has moved so far; the last word only if a [`Store::save_job`] after it says that the job is
     /// still mine.
     pub async fn open_job(&self, mine: &str) -> Result<u64, StoreError> {
-        self.in_all_lanes("open", mine).await
+        self.wherever_jobs_move("open", mine).await
     }
 
     /// Saves how far a job has come, and renews the lease. `false` if it was stopped or taken over.
@@ -152,10 +157,10 @@ impl Store {
         Ok(JobState::parse(&text(script::call(&self.link, call).await?)?))
     }
 
-    /// Ends a finished job: shuts the lanes, so that nothing more is moved, and notes what was. May be
+    /// Ends a finished job: shuts lanes and partitions, so that nothing more is moved, and notes what was. May be
     /// repeated; the first note counts.
     pub async fn end_job(&self, id: &str) -> Result<(), StoreError> {
-        let moved = self.in_all_lanes("close", id).await?;
+        let moved = self.wherever_jobs_move("close", id).await?;
         let mut call = self.job_call(Tag::Ctl, "end", id);
         call.arg(moved).arg(REMEMBER_MS);
         match int(&script::call(&self.link, call).await?)? {
@@ -164,9 +169,8 @@ impl Store {
         }
     }
 
-    async fn in_all_lanes(&self, verb: &str, job: &str) -> Result<u64, StoreError> {
-        let calls: Vec<Call> =
-            (0..self.layout.lanes).map(|lane| self.job_call(Tag::Lane(lane), verb, job)).collect();
+    async fn wherever_jobs_move(&self, verb: &str, job: &str) -> Result<u64, StoreError> {
+        let calls: Vec<Call> = self.job_tags().map(|tag| self.job_call(tag, verb, job)).collect();
         let mut moved = 0;
         for answer in script::fly(&self.link, &calls).await? {
             moved += count(&answer?)?;

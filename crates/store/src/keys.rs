@@ -36,12 +36,19 @@ names! {
     /// Hash: lane → the highest ingress id sent there.
     SENT = "sent";
     /// Hash: `gate` is the run_id of the server that last accepted here, `ahead` the time to which ids were
-    /// moved forward then, `depth:<window>` how deep a window of the id index goes.
+    /// moved forward then, `depth:<window>` how deep a window of the id index goes, `delayed` the bytes of what
+    /// waits to become due.
     DOOR = "door";
     /// Hashes `ids:<window>:<depth>:<slot>`: digest of an id → ingress id and time of acceptance.
     IDS = "ids:";
     /// Sorted set: tenant/channel by last publish.
     CHANNELS = "channels";
+    /// Sorted set: messages that are not due yet, `<number>:<digest>`, by due time.
+    DELAYED = "delayed";
+    /// Hashes `delayed:<slot>`: digest → what waits: when it was published, its channel, its record.
+    BODIES = "delayed:";
+    /// Hashes `again:<window>`: a message's first id → the generation of its newest replay, and whose that is.
+    GENERATIONS = "again:";
     /// Stream: entries of ingress that nobody could decode.
     QUARANTINE = "dead";
     /// Hashes `figures:minutes:<hour>:<tenant>/<channel>`: minute of the hour → figures. No channel: the tenant's.
@@ -101,7 +108,7 @@ names! {
     OUTBOX = "outbox";
     /// Strings `trace:<partition>:<ingress id>`: what a message's deliveries have been through here.
     TRACE = "trace:";
-    /// Hash: job → dead letters that it has moved here.
+    /// Hash: job → what it has moved here, and under which epoch it may. In a partition too.
     JOBS = "jobs";
 
     // The control tag.

@@ -11,12 +11,13 @@
 //!
 //! * [`keys`]: every key's name; partitions, lanes and the control tag, each one slot of Redis Cluster.
 //! * [`entry`]: the format in which a message lies in a stream, a contract between releases.
-//! * `partition`, `enqueue`, `delivery`, `dead`: the moves. `trace`: what they leave behind for people.
+//! * `partition`, `delayed`, `again`, `enqueue`, `delivery`, `pull`, `dead`: the moves. `trace`: what they leave
+//!   behind for people. `outbox`: what must leave a lane. `job`, `history`: jobs that replay.
 //! * `control`, `channel`: subscriptions' records, channels' settings and the stream of their changes; the
 //!   members; the layout.
 //! * `command`, `notification`, `service`, `event_type`: what the kinds of messages leave behind besides.
 //! * `figures`: what daemons have counted, added up by minute, by hour and in all.
-//! * `waiting`: how far behind everything is.
+//! * `backlog`: how far behind everything is.
 //! * [`signals`]: telling whoever waits that something has happened.
 //! * `reader`: waiting for new entries of ingress and for ready tokens, without taking anything.
 //!
@@ -25,17 +26,21 @@
 
 pub mod keys;
 
+mod again;
+mod backlog;
 mod channel;
 mod command;
 pub mod config;
 mod control;
 mod dead;
+mod delayed;
 mod delivery;
 mod enqueue;
 pub mod entry;
 mod error;
 mod event_type;
 mod figures;
+mod history;
 mod job;
 mod lease;
 mod link;
@@ -53,21 +58,24 @@ mod service;
 pub mod signals;
 mod stream_id;
 pub mod trace;
-mod waiting;
 
 use std::sync::Arc;
 
 use postroad_model::placement::Layout;
 use redis::{Pipeline, Value};
 
+pub use again::{AcceptedAgain, Again};
+pub use backlog::Backlog;
 pub use command::{Responded, Response};
 pub use control::{Change, LaneLimits, Member, Members, SubscriptionState, Versioned};
 pub use dead::{DeadLetter, DeadLetterId, DeadQueue, ReplayState, Replayed};
+pub use delayed::{Cancelled, DelayLimits, Due, MovedDue, Waiting};
 pub use delivery::{Circuit, Promoted, Room, Settled, Settlement, Swept, Taken};
 pub use enqueue::{Enqueued, Link as ChainLink, Linked, Placed, line_of};
 pub use error::StoreError;
 pub use event_type::{EventTypeBounds, EventTypeRecord, EventTypes, PutEventType};
 pub use figures::{Flush, MOST_CHANNELS, Row, Scope, Tallied, Total};
+pub use history::{HistoryNote, HistoryReplay, Source};
 pub use job::{Job, JobState};
 pub use lease::{Lease, Tries};
 pub use link::LinkConfig;
@@ -81,7 +89,6 @@ pub use retry::Backoff;
 pub use service::{ServiceHealth, ServicesPage};
 pub use signals::{Signal, Signals};
 pub use stream_id::StreamId;
-pub use waiting::Waiting;
 
 use keys::{Keys, Tag};
 use link::Link;

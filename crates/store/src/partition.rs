@@ -10,6 +10,7 @@ use sha2::{Digest, Sha256};
 
 use crate::{
     Store, StreamId,
+    delayed::{Due, milliseconds},
     entry::Entry,
     error::StoreError,
     keys::Tag,
@@ -56,13 +57,23 @@ impl IdKey {
         hex(&digest[..8])
     }
 
+    /// The hash in which it lies while it is not due, as the scripts name it.
+    pub(crate) fn body_slot(&self) -> u32 {
+        self.number % 1_024
+    }
+
+    /// What it is called among those that are not due.
+    pub(crate) fn delayed_member(&self) -> String {
+        format!("{}:{}", self.number, self.field)
+    }
+
     /// The small hash at a depth, as the scripts name it.
     pub(crate) fn slot(&self, depth: u32) -> String {
         format!("{depth}:{}", self.number % (1_024 * 8_u32.pow(depth)))
     }
 }
 
-fn hex(bytes: &[u8]) -> String {
+pub(crate) fn hex(bytes: &[u8]) -> String {
     use std::fmt::Write;
     bytes.iter().fold(String::with_capacity(2 * bytes.len()), |mut text, byte| {
         let _ = write!(text, "{byte:02x}");
@@ -85,6 +96,8 @@ pub struct Acceptance {
     pub payload_bytes: usize,
     /// The entry.
     pub entry: Entry,
+    /// When it is due, if not at once: then it is [`Store::delay`]'s, and its id is kept in any case.
+    pub due: Option<Due>,
 }
 
 /// What became of it.
@@ -97,14 +110,25 @@ pub enum Accepted {
         /// When, by Redis's clock, in milliseconds.
         accepted_ms: u64,
     },
+    /// It is stored, and waits to become due.
+    Delayed {
+        /// When it is due, by Redis's clock, in milliseconds.
+        due_ms: u64,
+        /// When it was published, by Redis's clock, in milliseconds.
+        accepted_ms: u64,
+    },
+    /// It is not stored: as much as may waits in its partition to become due.
+    NoRoom,
     /// The id was there before; nothing was stored.
     Duplicate {
-        /// The first one's id in the partition's stream.
+        /// The first one's id in the partition's stream; zero where that is not there yet, or was cancelled.
         at: StreamId,
         /// When the first one was accepted.
         accepted_ms: u64,
         /// The first one; `None` where the history has let it go.
         first: Option<Box<Message>>,
+        /// When the first one is due, if it waits.
+        due_ms: Option<u64>,
     },
 }
 
@@ -143,8 +167,8 @@ pub struct Claim {
 }
 
 impl Store {
-    /// accept: a flight of messages, by partition. Each partition's are stored together or not at all.
-    /// `window_ms` is how long ids are remembered.
+    /// accept: a flight of messages, by partition, due at once. Each partition's are stored together or not at
+    /// all. `window_ms` is how long ids are remembered.
     pub async fn accept(
         &self,
         flight: &[(u16, Vec<Acceptance>)],
@@ -258,15 +282,19 @@ pub struct Routed {
 fn read_accepted(value: Value) -> Result<Accepted, StoreError> {
     let mut row = array(value)?.into_iter();
     let mut next = || row.next().unwrap_or(Value::Nil);
-    let stored = int(&next())? == 1;
+    Ok(match int(&next())? {
+        1 => Accepted::Stored { at: stream_id(next())?, accepted_ms: count(&next())? },
+        _ => read_duplicate(next)?,
+    })
+}
+
+/// What follows the 0 of a row about an id that was used before.
+pub(crate) fn read_duplicate(mut next: impl FnMut() -> Value) -> Result<Accepted, StoreError> {
     let at = stream_id(next())?;
     let accepted_ms = count(&next())?;
-    Ok(if stored {
-        Accepted::Stored { at, accepted_ms }
-    } else {
-        let record = bytes(next())?;
-        Accepted::Duplicate { at, accepted_ms, first: Entry { record }.decode().ok().map(Box::new) }
-    })
+    let record = bytes(next())?;
+    let due_ms = milliseconds(next()).ok();
+    Ok(Accepted::Duplicate { at, accepted_ms, first: Entry { record }.decode().ok().map(Box::new), due_ms })
 }
 
 fn read_claimed(value: Value, lanes: u16) -> Result<Claimed, StoreError> {

@@ -121,7 +121,7 @@ impl IngressReader {
     }
 }
 
-fn read_entries(value: Value) -> Result<Vec<Accepted>, StoreError> {
+pub(crate) fn read_entries(value: Value) -> Result<Vec<Accepted>, StoreError> {
     array(value)?
         .into_iter()
         .map(|row| {
@@ -130,11 +130,12 @@ fn read_entries(value: Value) -> Result<Vec<Accepted>, StoreError> {
             let mut fields = Fields::read(row.next().unwrap_or_default())?;
             let mut entry = fields.entry();
             let accepted_ms = fields.take_number("t");
+            let first = fields.take_text("o").parse().ok();
             if entry.record.is_empty() {
                 // Whatever lies here, keep its bytes for whoever will look at it.
                 entry.record = flatten(fields);
             }
-            Ok(Accepted { id, accepted_ms, entry })
+            Ok(Accepted { id, accepted_ms, entry, first })
         })
         .collect()
 }

@@ -37,9 +37,14 @@ macro_rules! scripts {
 const LANE: &str = include_str!("lua/lane.lua");
 const HAND: &str = concat!(include_str!("lua/lane.lua"), include_str!("lua/hand.lua"));
 const CONTROL: &str = include_str!("lua/control.lua");
+const PARTITION: &str = include_str!("lua/partition.lua");
 
 scripts! {
-    ACCEPT: "accept", "";
+    ACCEPT: "accept", PARTITION;
+    DELAY: "delay", PARTITION;
+    DUE: "due", PARTITION;
+    CANCEL: "cancel", PARTITION;
+    AGAIN: "again", PARTITION;
     CLAIM: "claim", "";
     RELEASE: "release", "";
     ROUTED: "routed", "";

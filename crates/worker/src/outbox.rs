@@ -140,6 +140,7 @@ async fn publish(shared: &Shared, message: &Message) -> Result<(), StoreError> {
         channel: format!("{}/{}", message.tenant, message.channel),
         payload_bytes: message.payload.body.len(),
         entry: Entry::encode(message, usize::MAX),
+        due: None,
     };
     let window_ms = millis(shared.config.retention);
     let began = Instant::now();

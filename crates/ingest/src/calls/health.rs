@@ -12,7 +12,7 @@ use postroad_model::{
     id::{Kind, mint},
     time::Time,
 };
-use postroad_store::{Member, Server, StoreError, Waiting};
+use postroad_store::{Backlog, Member, Server, StoreError};
 use serde::{Deserialize, Serialize};
 
 use crate::{App, calls::figures::active_channels};
@@ -240,9 +240,9 @@ fn instance(member: &Member, owned: &BTreeMap<&str, Unrouted>) -> InstanceHealth
     }
 }
 
-fn queues(waiting: Waiting) -> QueueHealth {
-    let Waiting { subscriptions, ready, oldest_ready_ms, queued } = waiting;
-    let complete = usize::try_from(subscriptions).is_ok_and(|count| count <= Waiting::LOOKED_AT);
+fn queues(waiting: Backlog) -> QueueHealth {
+    let Backlog { subscriptions, ready, oldest_ready_ms, queued } = waiting;
+    let complete = usize::try_from(subscriptions).is_ok_and(|count| count <= Backlog::LOOKED_AT);
     QueueHealth { subscriptions, queued, queued_is_complete: complete, ready, oldest_ready_ms }
 }
 

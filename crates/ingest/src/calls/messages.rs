@@ -21,13 +21,13 @@ use postroad_model::{
     figures::Count,
     id::{Kind, MessageId},
     json_scan::check_depth,
-    message::{Message, Payload, PayloadKind},
+    message::{Message, Metadata, Payload, PayloadKind},
     names::{ChannelName, MAX_NAME_BYTES, ServiceName},
     time::{Time, millis},
 };
 use postroad_store::{Accepted, Found, StoreError};
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json, value::RawValue};
+use serde_json::{Value, value::RawValue};
 
 use crate::{
     App,
@@ -206,21 +206,32 @@ fn answer(
         error_code: None,
         status_code: None,
         duplicate: false,
+        deliver_at: None,
     };
     match landed {
         Ok(Accepted::Stored { accepted_ms, .. }) => {
             app.metrics.accepted.inc();
             response.timestamp = Time::from_millis(accepted_ms);
         }
-        Ok(Accepted::Duplicate { accepted_ms, first, .. }) => {
+        Ok(Accepted::Delayed { due_ms, accepted_ms }) => {
+            app.metrics.accepted.inc();
+            response.timestamp = Time::from_millis(accepted_ms);
+            response.deliver_at = Some(Time::from_millis(due_ms));
+        }
+        Ok(Accepted::Duplicate { accepted_ms, first, due_ms, .. }) => {
             app.metrics.duplicates.inc();
             response.timestamp = Time::from_millis(accepted_ms);
             response.duplicate = true;
+            response.deliver_at = due_ms.map(Time::from_millis);
             // The first one's result, as far as the history still has it.
             if let Some(first) = first {
                 response.channel = first.channel.to_string();
                 response.correlation_id = first.metadata.correlation_id.unwrap_or_default();
             }
+        }
+        Ok(Accepted::NoRoom) | Err(StoreError::TooManyDelayed) => {
+            app.metrics.refused.inc();
+            return Err(StoreError::TooManyDelayed);
         }
         Err(error) => {
             let is_ours = !matches!(error, StoreError::ChannelFull { .. });
@@ -383,6 +394,7 @@ fn failed(
         error_code: Some(error.code),
         status_code: Some(error.status.as_u16()),
         duplicate: false,
+        deliver_at: None,
     }
 }
 
@@ -398,44 +410,76 @@ pub(crate) async fn find(app: &App, caller: &Caller, id: &str) -> ApiResult<(Mes
 }
 
 /// `GET /v1/messages/{id}`
-pub async fn show(State(app): State<Arc<App>>, Named(id): Named) -> ApiResult<Json<Shown>> {
+pub async fn show(State(app): State<Arc<App>>, Named(id): Named) -> ApiResult<Json<MessageView>> {
     let caller = app.caller();
     let (id, found) = find(&app, &caller, &id).await?;
     let deliveries = deliveries_of(&app, &found).await?;
-    let status = overall(&found, &deliveries);
-    let mut shown = Shown {
-        about: json!({
-            "message_id": id,
-            "status": status,
-            "published_at": Time::from_millis(found.accepted_ms),
-            "deliveries": deliveries.len(),
-        }),
-        payload: None,
-    };
-    if let Some(message) = &found.message {
-        for (name, value) in [
-            ("channel", json!(message.channel)),
-            ("routing_key", json!(message.routing_key)),
-            ("ordering_key", json!(message.ordering_key)),
-            ("service_name", json!(message.service)),
-            ("persistent", json!(message.persistent)),
-            ("metadata", json!(message.metadata)),
-        ] {
-            shown.about[name] = value;
-        }
-        shown.payload = Some(payload_of(&message.payload)?);
-    }
-    Ok(Json(shown))
+    let accepted_at = Time::from_millis(found.accepted_ms);
+    let message = found.message.as_ref();
+    Ok(Json(MessageView {
+        message_id: id.to_string(),
+        status: overall(&found, &deliveries),
+        published_at: (!found.is_cancelled()).then_some(accepted_at),
+        deliver_at: found.due_ms.map(Time::from_millis),
+        cancelled_at: found.is_cancelled().then_some(accepted_at),
+        deliveries: deliveries.len(),
+        content: message.map(Content::of).transpose()?,
+    }))
 }
 
-/// What is shown of a message.
+/// A message and its status.
 #[derive(Debug, Serialize)]
-pub struct Shown {
-    #[serde(flatten)]
-    about: Value,
-    /// Byte for byte as it was published: what JSON's readers make of it is theirs.
+pub struct MessageView {
+    /// Its id.
+    pub message_id: String,
+    /// The least finished of its deliveries' states.
+    pub status: Status,
+    /// When it was accepted; null where it was cancelled.
+    pub published_at: Option<Time>,
+    /// When it is due, while it waits for that.
     #[serde(skip_serializing_if = "Option::is_none")]
-    payload: Option<Box<RawValue>>,
+    pub deliver_at: Option<Time>,
+    /// When it was cancelled, if it was.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cancelled_at: Option<Time>,
+    /// How many deliveries there are of it.
+    pub deliveries: usize,
+    /// The message itself; not there where the history has let it go.
+    #[serde(flatten)]
+    pub content: Option<Content>,
+}
+
+/// A message as it was published.
+#[derive(Debug, Serialize)]
+pub struct Content {
+    /// Its channel.
+    pub channel: String,
+    /// Its routing key.
+    pub routing_key: Option<String>,
+    /// The key whose messages keep their order.
+    pub ordering_key: Option<String>,
+    /// Who published it.
+    pub service_name: String,
+    /// Whether a history is kept.
+    pub persistent: bool,
+    /// What subscribers see besides.
+    pub metadata: Metadata,
+    /// Byte for byte as it was published: what JSON's readers make of it is theirs. Bytes are base64.
+    pub payload: Box<RawValue>,
+}
+
+impl Content {
+    fn of(message: &Message) -> ApiResult<Self> {
+        Ok(Self {
+            channel: message.channel.to_string(),
+            routing_key: message.routing_key.as_ref().map(ToString::to_string),
+            ordering_key: message.ordering_key.as_ref().map(ToString::to_string),
+            service_name: message.service.to_string(),
+            persistent: message.persistent,
+            metadata: message.metadata.clone(),
+            payload: payload_of(&message.payload)?,
+        })
+    }
 }
 
 pub(crate) fn payload_of(payload: &Payload) -> ApiResult<Box<RawValue>> {

@@ -260,7 +260,7 @@ async fn paths_have_their_methods() {
     let table = [
         ("/v1/messages", "POST"),
         ("/v1/messages/bulk", "POST"),
-        ("/v1/messages/m", "GET,HEAD"),
+        ("/v1/messages/m", "GET,HEAD,DELETE"),
         ("/v1/messages/m/deliveries", "GET,HEAD"),
         ("/v1/channels/a/messages", "POST"),
         ("/v1/channels", "GET,HEAD"),
@@ -270,6 +270,9 @@ async fn paths_have_their_methods() {
         (&*path, "GET,HEAD,PATCH,DELETE"),
         (&*format!("{path}/pause"), "POST"),
         (&*format!("{path}/resume"), "POST"),
+        (&*format!("{path}/replay"), "POST"),
+        ("/v1/messages/m/replay", "POST"),
+        ("/v1/replays/job_none", "GET,HEAD,DELETE"),
         ("/health", "GET,HEAD"),
         ("/livez", "GET,HEAD"),
         ("/readyz", "GET,HEAD"),

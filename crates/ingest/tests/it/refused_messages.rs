@@ -27,6 +27,8 @@ const FIELDS: &[(&str, Kind, bool)] = &[
     ("persistent", Kind::Flag, false),
     ("routing_key", Kind::Text, false),
     ("ordering_key", Kind::Text, false),
+    ("deliver_at", Kind::Text, false),
+    ("delay_seconds", Kind::Count, false),
     ("metadata.message_id", Kind::Text, false),
     ("metadata.correlation_id", Kind::Text, false),
     ("metadata.reply_to", Kind::Text, false),

@@ -212,7 +212,7 @@ impl<'a> Merge<'a> {
         let most = source.measure.most().min(self.share);
         let page = self.store.newest_dead_letters(&source.queue.id, Some(source.below), most).await;
         let page: Vec<Letter> = page.map_err(Error::Read)?.into_iter().map(Letter::open).collect();
-        source.measure.learn(&page);
+        source.measure.learn_of(&page);
         self.scanned += page.len() as u64;
         self.bytes += page.iter().map(Letter::size).sum::<usize>();
         if let Some(oldest) = page.last() {

@@ -132,7 +132,7 @@ async fn newest(
         let most = measure.most().min(left);
         let page = store.newest_dead_letters(id, below, most).await.map_err(Error::Read)?;
         let page: Vec<Letter> = page.into_iter().map(Letter::open).collect();
-        measure.learn(&page);
+        measure.learn_of(&page);
         bytes += page.iter().map(Letter::size).sum::<usize>();
         below = page.last().map(|last| last.dead.id.entry);
         left = if page.len() < most { 0 } else { left - page.len() };

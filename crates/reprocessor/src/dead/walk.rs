@@ -15,7 +15,7 @@ const FIRST: usize = 25;
 
 /// How many letters to read at a time, going by how large the last ones were.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Measure(usize);
+pub(crate) struct Measure(usize);
 
 impl Default for Measure {
     fn default() -> Self {
@@ -25,16 +25,20 @@ impl Default for Measure {
 
 impl Measure {
     /// The next page's letters.
-    pub(super) fn most(self) -> usize {
+    pub(crate) fn most(self) -> usize {
         self.0
     }
 
     /// Learns from a page.
-    pub(super) fn learn(&mut self, page: &[Letter]) {
-        let bytes: usize = page.iter().map(Letter::size).sum();
+    pub(super) fn learn_of(&mut self, page: &[Letter]) {
+        self.learn(page.len(), page.iter().map(Letter::size).sum());
+    }
+
+    /// Learns from a page of so many with so many bytes.
+    pub(crate) fn learn(&mut self, count: usize, bytes: usize) {
         self.0 = match bytes {
             0..BYTES => (self.0 * 2).min(LETTERS),
-            _ => (page.len() * BYTES / bytes).clamp(1, LETTERS),
+            _ => (count * BYTES / bytes).clamp(1, LETTERS),
         };
     }
 }
@@ -76,7 +80,7 @@ impl Walk {
             Some(last) if page.len() == most => last.dead.id.entry,
             _ => self.upto,
         };
-        self.measure.learn(&page);
+        self.measure.learn_of(&page);
         Ok(page)
     }
 }

@@ -1,7 +1,5 @@
 //! A runner's time with a job: page by page through its route, batch by batch back into the queues.
 
-use std::time::Duration;
-
 use postroad_model::id::SubscriptionId;
 use postroad_model::time::millis;
 use postroad_store::{Job, JobState, ReplayState, StreamId};
@@ -12,26 +10,13 @@ use super::{
     route::{Ahead, Leg, Route},
     run::{Runner, Seen, Tell},
     spec::{Cursor, Note, Plan, Spec, write},
+    tenure::{Left, Tenure},
 };
 use crate::{
     dead::{Walk, queue},
     error::Error,
     filter::Filter,
 };
-
-/// How often progress is saved, if the lease is not shorter than four of it.
-const SAVE_EVERY: Duration = Duration::from_millis(500);
-
-/// Why a runner leaves a job.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Left {
-    /// There is nothing more to move, or the limit is reached.
-    Through,
-    /// The runner is told to stop.
-    Interrupted,
-    /// It is another's, or stopped: taking it again tells.
-    Lost,
-}
 
 /// What became of a batch.
 enum Batch {
@@ -41,7 +26,7 @@ enum Batch {
     Lost,
 }
 
-pub(super) struct Tenure<'a> {
+pub(super) struct DeadLetters<'a> {
     runner: &'a Runner,
     job: Job,
     /// The job's name with this tenure's epoch.
@@ -58,7 +43,44 @@ pub(super) struct Tenure<'a> {
     tell: Tell<'a>,
 }
 
-impl<'a> Tenure<'a> {
+impl Tenure for DeadLetters<'_> {
+    fn runner(&self) -> &Runner {
+        self.runner
+    }
+
+    fn saved(&self) -> Instant {
+        self.saved
+    }
+
+    fn moved(&self) -> u64 {
+        self.moved
+    }
+
+    async fn save(&mut self, state: JobState) -> Result<bool, Error> {
+        self.saved = Instant::now();
+        self.note.waiting_for = self.route.waiting();
+        let cursor = write(&self.route.cursor(self.under_way.as_ref()));
+        let (store, me) = (&self.runner.store, &self.runner.me);
+        (self.tell)(&self.seen());
+        store.save_job(&self.job.id, me, state, &cursor, &write(&self.note)).await.map_err(Error::Jobs)
+    }
+
+    async fn go(&mut self) -> Result<Left, Error> {
+        loop {
+            let left = match self.route.ahead(Instant::now()) {
+                _ if self.left() == 0 => Some(Left::Through),
+                Ahead::End => Some(Left::Through),
+                Ahead::Nothing(due) => self.wait_until(due).await?,
+                Ahead::Leg(leg) => self.leg(leg).await?,
+            };
+            if let Some(left) = left {
+                return Ok(left);
+            }
+        }
+    }
+}
+
+impl<'a> DeadLetters<'a> {
     #[expect(
         clippy::too_many_arguments,
         reason = "the record's parts, each read and checked by its only caller"
@@ -93,20 +115,6 @@ impl<'a> Tenure<'a> {
         }
     }
 
-    pub(super) fn moved(&self) -> u64 {
-        self.moved
-    }
-
-    /// Saves how far it came and renews the lease; `false` if the job is not ours any more.
-    pub(super) async fn save(&mut self, state: JobState) -> Result<bool, Error> {
-        self.saved = Instant::now();
-        self.note.waiting_for = self.route.waiting();
-        let cursor = write(&self.route.cursor(self.under_way.as_ref()));
-        let (store, me) = (&self.runner.store, &self.runner.me);
-        (self.tell)(&self.seen());
-        store.save_job(&self.job.id, me, state, &cursor, &write(&self.note)).await.map_err(Error::Jobs)
-    }
-
     fn seen(&self) -> Seen {
         let waiting = self.note.waiting_for.iter().map(SubscriptionId::as_str).collect::<Vec<_>>().join(", ");
         Seen {
@@ -118,51 +126,10 @@ impl<'a> Tenure<'a> {
         }
     }
 
-    fn save_every(&self) -> Duration {
-        SAVE_EVERY.min(self.runner.lease / 4)
-    }
-
-    async fn save_in_time(&mut self) -> Result<Option<Left>, Error> {
-        let is_ours = self.saved.elapsed() < self.save_every() || self.save(JobState::Running).await?;
-        Ok((!is_ours).then_some(Left::Lost))
-    }
-
     /// How many letters may still be moved.
     fn left(&self) -> usize {
         let left = self.limit.map_or(u64::MAX, |limit| limit.saturating_sub(self.moved));
         usize::try_from(left).unwrap_or(usize::MAX)
-    }
-
-    /// Goes on until there is a reason to leave.
-    pub(super) async fn go(&mut self) -> Result<Left, Error> {
-        loop {
-            let left = match self.route.ahead(Instant::now()) {
-                _ if self.left() == 0 => Some(Left::Through),
-                Ahead::End => Some(Left::Through),
-                Ahead::Nothing(due) => self.wait_until(due).await?,
-                Ahead::Leg(leg) => self.leg(leg).await?,
-            };
-            if let Some(left) = left {
-                return Ok(left);
-            }
-        }
-    }
-
-    /// Waits, with the lease kept and the stop heard.
-    async fn wait_until(&mut self, due: Instant) -> Result<Option<Left>, Error> {
-        loop {
-            if self.runner.stop.is_requested() {
-                return Ok(Some(Left::Interrupted));
-            }
-            if let Some(left) = self.save_in_time().await? {
-                return Ok(Some(left));
-            }
-            let now = Instant::now();
-            if due <= now {
-                return Ok(None);
-            }
-            self.runner.stop.sleep((due - now).min(self.save_every())).await;
-        }
     }
 
     /// Goes through one subscription, to its end or until its queue is full.
@@ -263,7 +230,7 @@ impl<'a> Tenure<'a> {
 }
 
 /// How many letters lead to the `most`-th that is meant, it included; all, if there are not so many.
-fn upto_match(letters: &[(StreamId, bool)], most: usize) -> usize {
+pub(super) fn upto_match(letters: &[(StreamId, bool)], most: usize) -> usize {
     let mut meant = letters.iter().enumerate().filter(|(_, (_, is_meant))| *is_meant);
     meant.nth(most - 1).map_or(letters.len(), |(at, _)| at + 1)
 }

@@ -4,13 +4,16 @@ use std::{sync::Arc, time::Duration};
 
 use postroad_daemon::stop::Stop;
 use postroad_model::time::millis;
-use postroad_store::{Backoff, JobState, LaneLimits, Store};
+use postroad_store::{Backoff, Job, JobState, LaneLimits, Store};
+use serde::de::DeserializeOwned;
 use tokio::sync::Semaphore;
 use tracing::{info, warn};
 
 use super::{
-    move_on::{Left, Tenure},
-    spec::{Cursor, Note, Plan, Spec, write},
+    history::History,
+    move_on::DeadLetters,
+    spec::{Cursor, Note, Order, Plan, write},
+    tenure::{Left, Tenure},
 };
 use crate::{error::Error, filter::Filter, metrics::Metrics};
 
@@ -28,6 +31,8 @@ pub struct Runner {
     pub retention: Duration,
     /// The bounds of a queue, for settings that a lane lacks.
     pub limits: LaneLimits,
+    /// History is not replayed while Redis uses this much of its memory.
+    pub max_memory_percent: u8,
     /// When to stop.
     pub stop: Stop,
     /// What becomes of a job then.
@@ -114,20 +119,38 @@ impl Runner {
         let taken = self.store.take_job(id, &self.me, self.lease_ms()).await.map_err(Error::Jobs)?;
         let Some(mine) = taken else { return self.over(id).await.map(Some) };
         let Some(job) = self.store.job(id).await.map_err(Error::Jobs)? else { return Ok(Some(Ended::Lost)) };
-        let bad = |problem: String| Error::BadJob { id: id.to_owned(), problem };
-        let spec = Spec::read(&job.spec)
-            .ok_or_else(|| bad("it is of a kind that this release does not know".into()))?;
+        let order = Order::read(&job.spec).ok_or_else(|| Error::BadJob {
+            id: id.to_owned(),
+            problem: "it is of a kind that this release does not know".into(),
+        })?;
         let plan = self.store.job_plan(id).await.map_err(Error::Jobs)?;
-        let plan: Plan = serde_json::from_str(&plan).map_err(|error| bad(format!("its plan: {error}")))?;
-        let cursor: Cursor = if job.cursor.is_empty() {
-            Cursor::default()
-        } else {
-            serde_json::from_str(&job.cursor).map_err(|error| bad(format!("its cursor: {error}")))?
-        };
-        let note: Note = serde_json::from_str(&job.note).unwrap_or_default();
-        let filter = Filter::new(&spec.filter)?;
         let moved = self.store.open_job(&mine).await.map_err(Error::Jobs)?;
-        let mut tenure = Tenure::new(self, job, mine, &spec, filter, plan, &cursor, note, moved, tell);
+        match order {
+            Order::DeadLetters(spec) => {
+                let plan: Plan = part(id, "plan", &plan)?;
+                let cursor: Cursor = cursor(&job)?;
+                let note: Note = serde_json::from_str(&job.note).unwrap_or_default();
+                let filter = Filter::new(&spec.filter)?;
+                let tenure =
+                    DeadLetters::new(self, job, mine, &spec, filter, plan, &cursor, note, moved, tell);
+                self.go_on(id, tenure, has_begun).await
+            }
+            Order::History(replay) => {
+                let upto = part(id, "plan", &plan)?;
+                let cursor = cursor(&job)?;
+                let note = serde_json::from_str(&job.note).unwrap_or_default();
+                let tenure = History::new(self, job, mine, replay, upto, cursor, note, moved, tell);
+                self.go_on(id, tenure, has_begun).await
+            }
+        }
+    }
+
+    async fn go_on(
+        &self,
+        id: &str,
+        mut tenure: impl Tenure,
+        has_begun: &mut bool,
+    ) -> Result<Option<Ended>, Error> {
         // Only from here on is the count the last word.
         if !tenure.save(JobState::Running).await? {
             return self.over(id).await.map(Some);
@@ -184,4 +207,15 @@ impl Runner {
         saved.map_err(Error::Jobs)?;
         self.over(id).await
     }
+}
+
+/// Where a job goes on; one that nobody has begun, at the beginning.
+fn cursor<T: Default + DeserializeOwned>(job: &Job) -> Result<T, Error> {
+    if job.cursor.is_empty() { Ok(T::default()) } else { part(&job.id, "cursor", &job.cursor) }
+}
+
+/// A part of a job's record.
+fn part<T: DeserializeOwned>(id: &str, name: &str, text: &str) -> Result<T, Error> {
+    serde_json::from_str(text)
+        .map_err(|error| Error::BadJob { id: id.to_owned(), problem: format!("its {name}: {error}") })
 }

@@ -1,7 +1,7 @@
 //! What lies in a job's record: its orders, where it goes, how far it came, what there is to say.
 
 use postroad_model::id::SubscriptionId;
-use postroad_store::StreamId;
+use postroad_store::{HistoryReplay, StreamId};
 use serde::{Deserialize, Serialize, de};
 
 use crate::{error::Error, filter::Wanted};
@@ -44,6 +44,21 @@ impl Spec {
     /// Reads a record's; `None` for a job of another kind.
     pub fn read(text: &str) -> Option<Self> {
         serde_json::from_str(text).ok().filter(|spec: &Self| spec.kind == KIND)
+    }
+}
+
+/// What a job of any kind that is run here is to do.
+pub(super) enum Order {
+    /// Dead letters back into their queues.
+    DeadLetters(Spec),
+    /// History to subscriptions once more.
+    History(HistoryReplay),
+}
+
+impl Order {
+    /// Reads a record's; `None` for a job of a kind that this release does not know.
+    pub(super) fn read(text: &str) -> Option<Self> {
+        Spec::read(text).map(Self::DeadLetters).or_else(|| HistoryReplay::read(text).map(Self::History))
     }
 }
 

@@ -9,7 +9,7 @@ use tokio::{
 };
 use tracing::{error, warn};
 
-use super::{run::Runner, spec::Spec};
+use super::{run::Runner, spec::Order};
 
 /// How often jobs are looked for.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -64,7 +64,7 @@ async fn look(
         }
         let Some(job) = runner.store.job(&id).await? else { continue };
         // Jobs of other kinds are others' to run.
-        if Spec::read(&job.spec).is_none() {
+        if Order::read(&job.spec).is_none() {
             continue;
         }
         if !job.state.is_open() {

@@ -130,6 +130,7 @@ impl Road {
                 channel: format!("{}/{}", message.tenant, message.channel),
                 payload_bytes: message.payload.body.len(),
                 entry: Entry::encode(&message, 1_000),
+                due: None,
             }
         };
         let flight = vec![(0, ids.iter().map(accept).collect())];
@@ -304,7 +305,7 @@ pub fn message_ids(answer: &Value) -> Vec<String> {
     rows.iter().map(|row| row["message_id"].as_str().unwrap_or("?").to_owned()).collect()
 }
 
-fn message(id: &str, dies: &Dies) -> Message {
+pub fn message(id: &str, dies: &Dies) -> Message {
     Message {
         tenant: dies.tenant.clone(),
         id: MessageId::new(id).unwrap(),

@@ -5,9 +5,9 @@
 -- ARGV[1]  milliseconds for which traces are kept
 -- then, per partition: partition, prev, last, number of entries, and per entry: ingress id, m, t,
 --          terms, number of subscriptions, and per subscription: id, rank.
---          Terms begin with '1' (has a history) or '0', then where there are any: ' x=' and when it expires,
---          ' k=' and its ordering key's digest, ' n=' and the most that may wait in a queue before its oldest
---          goes
+--          Terms begin with '1' (has a history) or '0', then where there are any: ' h=' and the ingress id whose
+--          history it goes on with (a replay), ' x=' and when it expires, ' k=' and its ordering key's digest, ' n='
+--          and the most that may wait in a queue before its oldest goes
 -- Replies  { results, unknown, broken }: per partition 'OK', 'DUP' or the mark, where the mark lies below
 --          prev (a gap: send everything behind the mark again); subscriptions whose settings this lane
 --          lacks; queues that Redis refused
@@ -106,7 +106,7 @@ local NONE = {}
 local function read_terms(text)
   if #text < 2 then return NONE end
   return {
-    x = string.match(text, ' x=(%d+)'), k = string.match(text, ' k=(%x+)'),
+    h = string.match(text, ' h=(%d+%-%d+)'), x = string.match(text, ' x=(%d+)'), k = string.match(text, ' k=(%x+)'),
     n = tonumber(string.match(text, ' n=(%d+)')),
   }
 end
@@ -121,16 +121,16 @@ while at <= #ARGV do
     local id, m, t, terms, n = unpack(ARGV, at, at + 4)
     at = at + 5
     if verdict == 'OK' and after(id, mark) then
-      local ref, lines, keep = partition .. ':' .. id, '', string.sub(terms, 1, 1) == '1'
+      local keep = string.sub(terms, 1, 1) == '1'
       terms = read_terms(terms)
+      local ref, lines = keep and partition .. ':' .. (terms.h or id) or '', ''
       for pair = at, at + 2 * n - 1, 2 do
         local s = known(ARGV[pair])
-        if s.status ~= 'cancelled' then
-          lines = lines .. add(s, ARGV[pair + 1], keep and ref or '', m, t, terms)
-        end
+        if s.status ~= 'cancelled' then lines = lines .. add(s, ARGV[pair + 1], ref, m, t, terms) end
       end
       mark = id
-      if keep and lines ~= '' then redis.call('SET', P .. TRACE .. ref, lines, 'PX', ttl) end
+      if terms.h then trace(ref, lines, ttl)
+      elseif keep and lines ~= '' then redis.call('SET', P .. TRACE .. ref, lines, 'PX', ttl) end
     end
     at = at + 2 * n
   end

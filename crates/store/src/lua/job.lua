@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
 -- job: a replay job's record: made, taken by a reprocessor, brought forward, stopped, closed.
 --
--- KEYS[1]  the control prefix; for 'open' and 'close' a lane's
+-- KEYS[1]  the control prefix; for 'open' and 'close' a lane's or a partition's
 -- ARGV     verb, job, then
 --          'make':  tenant, specification, plan, owner ('' nobody), the most open jobs of a tenant, the most
 --                   records to keep
@@ -17,11 +17,12 @@
 --          'save': 1 saved, 0 not mine or stopped; 'stop': the state it had, or '';
 --          'end': 1 noted, 0 noted before or unknown, -1 it is open;
 --          'look': { ids that nobody runs or that are finished and not ended, { state, count, ... } };
---          'open', 'close': what the job has moved in this lane
+--          'open', 'close': what the job has moved in this lane or partition
 --
 -- Why one script: two reprocessors must not run one job, and a stop must not be overwritten by progress.
--- Each take has a higher epoch, and replay moves only for the epoch that opened the lane: whoever opened
--- all lanes, and then found that the job is still its own, is the only one who moves, and knows the count.
+-- Each take has a higher epoch, and replay and again move only for the epoch that opened the place: whoever
+-- opened all lanes and partitions, and then found that the job is still its own, is the only one who moves, and
+-- knows the count.
 
 local P, verb, id = KEYS[1], ARGV[1], ARGV[2]
 

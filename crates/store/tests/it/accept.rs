@@ -13,7 +13,7 @@ use postroad_store::{
 fn stored(accepted: &Accepted) -> StreamId {
     match accepted {
         Accepted::Stored { at, .. } => *at,
-        Accepted::Duplicate { .. } => panic!("{accepted:?}"),
+        _ => panic!("{accepted:?}"),
     }
 }
 
@@ -55,7 +55,7 @@ async fn a_repeated_flight_answers_with_the_first_and_stores_nothing() {
         for (first, again) in first.iter().zip(again) {
             let (
                 Accepted::Stored { at, accepted_ms },
-                Accepted::Duplicate { at: same, accepted_ms: then, first },
+                Accepted::Duplicate { at: same, accepted_ms: then, first, due_ms: None },
             ) = (first, &again)
             else {
                 panic!("{again:?}")

@@ -22,7 +22,7 @@ use proptest::{
 /// An entry of ingress with this id.
 fn entry(id: StreamId) -> Accepted {
     let entry = Entry::encode(&message(&format!("m-{id}"), Priority::Normal), usize::MAX);
-    Accepted { id, accepted_ms: 7, entry }
+    Accepted { id, accepted_ms: 7, entry, first: None }
 }
 
 fn entries(ids: &[&str]) -> Vec<Accepted> {

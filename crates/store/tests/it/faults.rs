@@ -17,7 +17,7 @@ use postroad_testkit::redis::PrivateRedis;
 fn stored(accepted: &Accepted) -> StreamId {
     match accepted {
         Accepted::Stored { at, .. } => *at,
-        Accepted::Duplicate { .. } => panic!("{accepted:?}"),
+        _ => panic!("{accepted:?}"),
     }
 }
 

@@ -89,7 +89,8 @@ async fn what_no_router_has_been_past_is_counted() {
         .await
         .into_iter()
         .map(|accepted| match accepted {
-            Accepted::Stored { at, .. } | Accepted::Duplicate { at, .. } => at,
+            Accepted::Stored { at, .. } => at,
+            other => panic!("{other:?}"),
         })
         .collect();
     let (later, rows) = (now + 10_000, [(3, 0), (0, 0)]);

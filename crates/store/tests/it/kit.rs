@@ -202,6 +202,7 @@ impl Road {
                 id: StreamId { ms: from + n, seq: 0 },
                 accepted_ms: 1,
                 entry: record.clone(),
+                first: None,
             })
             .collect();
         for some in entries.chunks(500) {
@@ -478,6 +479,7 @@ pub fn acceptance(id: &str, priority: Priority) -> Acceptance {
         channel: format!("{}/{}", message.tenant, message.channel),
         payload_bytes: message.payload.body.len(),
         entry: Entry::encode(&message, usize::MAX),
+        due: None,
     }
 }
 

@@ -174,7 +174,7 @@ async fn numbers_stay_whole() {
     let record = Entry::encode(&message("big", Priority::Normal), usize::MAX);
     let mut prev = StreamId::ZERO;
     for id in ids {
-        let accepted = Accepted { id, accepted_ms, entry: record.clone() };
+        let accepted = Accepted { id, accepted_ms, entry: record.clone(), first: None };
         for answer in [Linked::Ok, Linked::Duplicate] {
             let entries = vec![place(&accepted, &[&sub.id], Priority::Normal)];
             let link = ChainLink { partition: 0, prev, last: id, entries };
@@ -230,6 +230,7 @@ async fn a_flight_of_thousands_is_accepted_and_answered_again() {
     let id = |accepted: &postroad_store::Accepted| match accepted {
         postroad_store::Accepted::Stored { at, .. } => (true, *at),
         postroad_store::Accepted::Duplicate { at, .. } => (false, *at),
+        other => panic!("{other:?}"),
     };
     for (first, again) in first.iter().zip(&again) {
         assert_eq!((id(first).0, id(again)), (true, (false, id(first).1)));

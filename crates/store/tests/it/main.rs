@@ -6,13 +6,16 @@
 mod kit;
 
 mod accept;
+mod again;
 mod apply;
+mod backlog;
 mod bounds;
 mod brake;
 mod chain;
 mod channel;
 mod copies;
 mod dead;
+mod delayed;
 mod faults;
 mod find;
 mod index;
@@ -37,5 +40,4 @@ mod sweep;
 mod take;
 mod tally;
 mod trim;
-mod waiting;
 mod walk;

@@ -81,6 +81,7 @@ impl Road {
     /// Accepts messages and puts them into a subscription's queue. Their ids in the one partition.
     pub async fn queue(&mut self, subscription: &Subscription, messages: &[Message]) -> Vec<StreamId> {
         let accept = |message: &Message| Acceptance {
+            due: None,
             payload_bytes: message.payload.body.len(),
             id: IdKey::new(&message.tenant, &message.id, None),
             remember: false,

@@ -113,7 +113,9 @@ pub async fn test(
     let acceptance = checked.acceptance(app.config.compress_above_bytes);
     let landed = app.gate.store(vec![(checked.partition, acceptance)]).await.pop();
     let landed = landed.unwrap_or_else(|| Err(StoreError::Unavailable("no answer".into())));
-    let (Accepted::Stored { at, .. } | Accepted::Duplicate { at, .. }) = landed?;
+    let (Accepted::Stored { at, .. } | Accepted::Duplicate { at, .. }) = landed? else {
+        return Err(StoreError::Reply("a test waits to become due".into()).into());
+    };
     app.metrics.accepted.inc();
     let message_id = checked.message.id.to_string();
     match attempt(&app, &subscription.id, checked.partition, at, deadline).await? {

@@ -1,4 +1,4 @@
-//! What must hold in a lane between any two moves, read from Redis itself.
+//! What must hold in a lane, and of what waits in a partition, between any two moves, read from Redis itself.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -21,8 +21,12 @@ impl Queue {
 
 impl Road {
     /// Asserts that queues, pending entries, tries, timers, tokens, the live set and the dead letters of all
-    /// lanes agree.
+    /// lanes agree; and in all partitions due times, bodies and the count of their bytes.
     pub async fn check(&self) {
+        for partition in 0..LAYOUT.partitions {
+            let wrong = self.delayed_disagreements(partition).await;
+            assert!(wrong.is_empty(), "partition {partition}:\n{}", wrong.join("\n"));
+        }
         for lane in 0..LAYOUT.lanes {
             let wrong = self.disagreements(lane).await;
             assert!(wrong.is_empty(), "lane {lane}:\n{}", wrong.join("\n"));
@@ -172,6 +176,35 @@ impl Road {
             if !there(&name) {
                 wrong.push(format!("expiry:{sub} knows {name}, which is in no queue"));
             }
+        }
+        wrong
+    }
+
+    async fn delayed_disagreements(&self, partition: u16) -> Vec<String> {
+        let mut wrong = Vec::new();
+        let set = self.partition_key(partition, "delayed");
+        let due: BTreeSet<String> = self.texts(&["ZRANGE", &set, "0", "-1"]).await.into_iter().collect();
+        let (mut bodies, mut bytes) = (BTreeSet::new(), 0);
+        for key in self.texts(&["KEYS", &format!("{set}:*")]).await {
+            let slot: u32 = key.rsplit_once(':').unwrap().1.parse().unwrap();
+            for field in self.texts(&["HKEYS", &key]).await {
+                bytes += self.number(&["HSTRLEN", &key, &field]).await;
+                let member = due.iter().find(|member| member.split_once(':').unwrap().1 == field);
+                match member {
+                    Some(member)
+                        if member.split_once(':').unwrap().0.parse::<u32>().unwrap() % 1_024 == slot =>
+                    {
+                        bodies.insert(member.clone());
+                    }
+                    _ => wrong.push(format!("{key} holds {field}, which is never due there")),
+                }
+            }
+        }
+        wrong.extend(due.difference(&bodies).map(|member| format!("{member} is due and has no body")));
+        let counted = self.redis(&["HGET", &self.partition_key(partition, "door"), "delayed"]).await;
+        let counted = counted.text().map_or(0, |text| text.parse().unwrap());
+        if counted != bytes {
+            wrong.push(format!("{bytes} bytes wait, {counted} are counted"));
         }
         wrong
     }

@@ -12,18 +12,18 @@ use crate::{
 
 /// What waits in the lanes for a worker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Waiting {
+pub struct Backlog {
     /// Subscriptions whose queues hold deliveries, whatever their place.
     pub subscriptions: u64,
     /// Of those, the ones that a worker may deliver to now, and none has begun to.
     pub ready: u64,
     /// For how long the first of them has been ready, in milliseconds.
     pub oldest_ready_ms: u64,
-    /// Deliveries in the queues of the subscriptions that were looked at: at most [`Waiting::LOOKED_AT`].
+    /// Deliveries in the queues of the subscriptions that were looked at: at most [`Backlog::LOOKED_AT`].
     pub queued: u64,
 }
 
-impl Waiting {
+impl Backlog {
     /// Of so many subscriptions, at most, the deliveries are counted.
     pub const LOOKED_AT: usize = 1_000;
 }
@@ -43,7 +43,7 @@ impl Store {
     }
 
     /// What waits in the lanes. `now_ms` is Redis's clock.
-    pub async fn backlog(&self, now_ms: u64) -> Result<Waiting, StoreError> {
+    pub async fn backlog(&self, now_ms: u64) -> Result<Backlog, StoreError> {
         let mut pipeline = Pipeline::new();
         for lane in 0..self.layout.lanes {
             let key = |name| self.keys.key(Tag::Lane(lane), name);
@@ -51,7 +51,7 @@ impl Store {
             pipeline.cmd("XLEN").arg(key(keys::READY));
             pipeline.cmd("XRANGE").arg(key(keys::READY)).arg("-").arg("+").arg("COUNT").arg(1);
         }
-        let mut waiting = Waiting::default();
+        let mut waiting = Backlog::default();
         let mut answers = self.link.pipeline(&pipeline).await?.into_iter().map(told);
         let mut lanes = Vec::new();
         for lane in 0..self.layout.lanes {
@@ -75,7 +75,7 @@ impl Store {
 
     /// Deliveries in the queues of some subscriptions of these lanes.
     async fn queued(&self, lanes: &[u16]) -> Result<u64, StoreError> {
-        let Some(each) = Waiting::LOOKED_AT.checked_div(lanes.len()) else { return Ok(0) };
+        let Some(each) = Backlog::LOOKED_AT.checked_div(lanes.len()) else { return Ok(0) };
         let mut who = Pipeline::new();
         for lane in lanes {
             who.cmd("SRANDMEMBER").arg(self.keys.key(Tag::Lane(*lane), keys::LIVE)).arg(each);

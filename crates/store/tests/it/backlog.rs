@@ -1,13 +1,13 @@
 //! How far behind everything is.
 
 use super::kit::*;
-use postroad_store::Waiting;
+use postroad_store::Backlog;
 
 #[tokio::test]
 async fn what_waits_is_told_by_lane_owner_and_age() {
     let mut road = Road::new().await;
     let (a, b) = (road.subscribe_in(0, |_| ()).await, road.subscribe_in(1, |_| ()).await);
-    assert_eq!(road.store.backlog(road.now().await).await.unwrap(), Waiting::default());
+    assert_eq!(road.store.backlog(road.now().await).await.unwrap(), Backlog::default());
     assert_eq!(road.store.oldest_retained().await.unwrap(), None);
     road.queue(&a, &["m1", "m2", "m3"]).await;
     road.queue(&b, &["m4"]).await;
