@@ -48,7 +48,11 @@ async fn scenario(town: &Arc<Town>) -> Result<()> {
     }
     eventually(FORGETTING, "history, ids and traces to be let go", async || {
         let left = Left::of(town).await.map_err(|error| error.to_string())?;
-        if left.ids + left.traces == 0 && left.history <= LEFT_OF_HISTORY { Ok(()) } else { Err(format!("{left:?}")) }
+        if left.ids + left.traces == 0 && left.history <= LEFT_OF_HISTORY {
+            Ok(())
+        } else {
+            Err(format!("{left:?}"))
+        }
     })
     .await?;
     let after = Memory::of(town).await?;

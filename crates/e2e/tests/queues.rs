@@ -32,7 +32,8 @@ async fn turn(town: &Town, subscriber: &Subscriber, how: &str) -> Result<()> {
 }
 
 async fn status(town: &Town, message: &str) -> Result<Value> {
-    Ok(town.api(Kind::Ingest, 0)?.get(&format!("/v1/messages/{message}")).await?.expect(200)?["status"].take())
+    Ok(town.api(Kind::Ingest, 0)?.get(&format!("/v1/messages/{message}")).await?.expect(200)?["status"]
+        .take())
 }
 
 async fn becomes(town: &Town, message: &str, wanted: &str) -> Result<()> {
@@ -148,7 +149,11 @@ async fn bounds(town: &Arc<Town>) -> Result<()> {
         anyhow::bail!("{} were accepted", refusing.len())
     })
     .await?;
-    ensure!(refusal.json()["error_code"].is_string() && refusing.len() >= 3, "{} {refusing:?}", refusal.text());
+    ensure!(
+        refusal.json()["error_code"].is_string() && refusing.len() >= 3,
+        "{} {refusing:?}",
+        refusal.text()
+    );
 
     for subscriber in &paused {
         turn(town, subscriber, "resume").await?;
@@ -209,10 +214,12 @@ async fn priorities(town: &Arc<Town>) -> Result<Vec<Expected>> {
     town.quiet(PATIENCE).await?;
     let arrived = arrived(town, &subscriber);
     let mut positions: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
-    for (at, priority) in RISING.iter().map(|priority| (priority, &arrived)).flat_map(|(priority, arrived)| {
-        let of = arrived.iter().enumerate().filter(move |(_, id)| id.starts_with(priority));
-        of.map(move |(at, _)| (at, *priority))
-    }) {
+    for (at, priority) in
+        RISING.iter().map(|priority| (priority, &arrived)).flat_map(|(priority, arrived)| {
+            let of = arrived.iter().enumerate().filter(move |(_, id)| id.starts_with(priority));
+            of.map(move |(at, _)| (at, *priority))
+        })
+    {
         positions.entry(priority).or_default().push(at);
     }
     for priority in RISING {
