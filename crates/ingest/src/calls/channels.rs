@@ -204,7 +204,11 @@ async fn one(app: &App, tenant: &Tenant, name: &ChannelName) -> ApiResult<Option
 
 /// What there is to say of channels, in the order asked for; nothing of one that was neither configured nor
 /// subscribed to by name, and on which nothing was published as far back as history goes.
-async fn infos(app: &App, tenant: &Tenant, names: &[ChannelName]) -> ApiResult<Vec<Option<ChannelInfo>>> {
+pub(super) async fn infos(
+    app: &App,
+    tenant: &Tenant,
+    names: &[ChannelName],
+) -> ApiResult<Vec<Option<ChannelInfo>>> {
     let figures = figures_of(app, tenant, names).await?;
     let mut infos = Vec::with_capacity(names.len());
     for (name, figures) in names.iter().zip(&figures) {

@@ -5,8 +5,11 @@
 
 pub mod acknowledge;
 pub mod error;
+pub mod health;
 pub mod message;
+pub mod metrics;
 pub mod publish;
+pub mod queues;
 pub mod subscribe;
 
 use std::sync::Arc;
@@ -23,6 +26,9 @@ pub fn router() -> Router<Arc<App>> {
     Router::new()
         .route("/message-queue/publish", post(publish::publish))
         .route("/message-queue/subscribe", post(subscribe::subscribe))
+        .route("/message-queue/queues/{name}", get(queues::show))
+        .route("/message-queue/metrics", get(metrics::metrics))
+        .route("/message-queue/health", get(health::health))
         .route("/message-queue/messages/{id}", get(message::show))
         .route("/message-queue/messages/{id}/acknowledge", post(acknowledge::acknowledge_message))
         .route("/message-queue/messages/{id}/reject", post(acknowledge::reject))

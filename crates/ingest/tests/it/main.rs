@@ -23,6 +23,7 @@ mod outage;
 mod payloads;
 mod publish;
 mod pulling;
+mod queue_figures;
 mod refused;
 mod refused_channels;
 mod refused_messages;

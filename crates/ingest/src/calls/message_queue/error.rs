@@ -38,6 +38,12 @@ impl QueueError {
         Self::of(StatusCode::NOT_FOUND, "message_not_found", "Message not found", details)
     }
 
+    /// 404 for a queue.
+    pub fn no_queue(name: &str) -> Self {
+        let details = Map::from_iter([("queue".to_owned(), json!(name))]);
+        Self::of(StatusCode::NOT_FOUND, "queue_not_found", "Queue not found", details)
+    }
+
     fn of(status: StatusCode, error: &str, message: &str, details: Map<String, Value>) -> Self {
         let body = QueueErrorBody { error: error.to_owned(), message: message.to_owned(), details };
         Self { status, body, retry_after: None }
