@@ -188,6 +188,85 @@ async fn refusals_are_as_the_model_has_them() {
     found.end();
 }
 
+/// Every row of the contract's tables, with nothing of what it asks for: whatever is said of that, the call is there.
+#[tokio::test]
+async fn every_call_of_the_contract_is_there() {
+    const CALLS: [(&str, &[&str]); 5] = [
+        (
+            "GET",
+            &[
+                "/v1/messages/x",
+                "/v1/messages/x/deliveries",
+                "/v1/replays/x",
+                "/v1/event-types",
+                "/v1/commands/x",
+                "/v1/notifications/stream",
+                "/v1/services",
+                "/v1/subscriptions",
+                "/v1/subscriptions/x",
+                "/v1/channels",
+                "/v1/channels/x",
+                "/v1/channels/x/stats",
+                "/v1/metrics",
+                "/health",
+                "/livez",
+                "/readyz",
+                "/metrics",
+                "/message-queue/queues/x",
+                "/message-queue/messages/x",
+                "/message-queue/metrics",
+                "/message-queue/health",
+            ],
+        ),
+        (
+            "POST",
+            &[
+                "/v1/messages",
+                "/v1/messages/bulk",
+                "/v1/channels/x/messages",
+                "/v1/cloudevents",
+                "/v1/messages/x/ack",
+                "/v1/messages/x/replay",
+                "/v1/events",
+                "/v1/commands",
+                "/v1/queries",
+                "/v1/commands/x/response",
+                "/v1/notifications",
+                "/v1/notifications/tickets",
+                "/v1/health-checks",
+                "/v1/subscriptions",
+                "/v1/subscriptions/x/pause",
+                "/v1/subscriptions/x/resume",
+                "/v1/subscriptions/x/test",
+                "/v1/subscriptions/x/rotate-secret",
+                "/v1/subscriptions/x/replay",
+                "/v1/subscriptions/x/pull",
+                "/v1/subscriptions/x/ack",
+                "/v1/explain",
+                "/message-queue/publish",
+                "/message-queue/subscribe",
+                "/message-queue/messages/x/acknowledge",
+                "/message-queue/messages/x/reject",
+            ],
+        ),
+        ("PUT", &["/v1/event-types/x.y", "/v1/channels/x"]),
+        ("PATCH", &["/v1/subscriptions/x"]),
+        ("DELETE", &["/v1/messages/x", "/v1/replays/x", "/v1/subscriptions/x", "/v1/channels/x"]),
+    ];
+    let (_town, api) = scene().await;
+    let mut missing = Vec::new();
+    for (method, paths) in CALLS {
+        for path in paths {
+            let answer = api.send(&ask(method, path).json("[]")).await;
+            let text = answer.text();
+            if answer.status >= 500 || text.contains("no_such_path") || text.contains("method_not_allowed") {
+                missing.push(format!("{method} {path}: {text}"));
+            }
+        }
+    }
+    assert!(missing.is_empty(), "{}", missing.join("\n"));
+}
+
 /// All eight calls.
 #[tokio::test]
 async fn the_message_queue_answers_as_its_document_has_it() {
