@@ -6,7 +6,7 @@ use axum::{
     Json,
     extract::{Request, State},
 };
-use postroad_api::{body, error::ApiError, path::Named};
+use postroad_api::{body, error::ApiError, number, path::Named};
 use postroad_model::{id::MessageId, names::ServiceName, subscription::Subscription, time::Time};
 use serde::{Deserialize, Serialize};
 
@@ -57,6 +57,7 @@ pub struct QueueAcknowledgeResponse {
     /// By whom.
     pub acknowledged_by: String,
     /// Milliseconds that it took.
+    #[serde(serialize_with = "number::whole_if_any")]
     pub processing_time: Option<f64>,
     /// Whether it was processed.
     pub success: bool,

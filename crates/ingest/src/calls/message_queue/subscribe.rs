@@ -10,7 +10,7 @@ use postroad_api::{
     body,
     caller::Caller,
     error::{ApiError, ApiResult},
-    object,
+    number, object,
 };
 use postroad_model::{
     subscription::{RetryPolicy, Status},
@@ -78,10 +78,10 @@ pub struct QueueRetryPolicy {
     #[serde(default = "usual_retries")]
     pub max_retries: u32,
     /// Milliseconds before the first retry.
-    #[serde(default = "usual_delay")]
+    #[serde(default = "usual_delay", serialize_with = "number::whole")]
     pub retry_delay: f64,
     /// What the delay is multiplied by before each further retry.
-    #[serde(default = "usual_multiplier")]
+    #[serde(default = "usual_multiplier", serialize_with = "number::whole")]
     pub backoff_multiplier: f64,
 }
 
