@@ -8,9 +8,10 @@ use axum::{
 use postroad_api::error::ApiError;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
+use utoipa::ToSchema;
 
 /// The body of a refusal.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct QueueErrorBody {
     /// For programs, in `snake_case`.
     pub error: String,
