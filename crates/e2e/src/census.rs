@@ -407,7 +407,8 @@ fn read_trace(traces: &mut HashMap<(String, String), Traced>, message: &str, lin
     let traced = traces.entry((message.to_owned(), subscription.to_owned())).or_default();
     match kind {
         "q" => traced.queued += 1,
-        "d" => traced.refused += 1,
+        // What dies of anything else without an attempt (it expired, it was pushed out) had been queued.
+        "d" if parts.next() == Some("queue_full") => traced.refused += 1,
         "a" => {
             let place = parts.next().unwrap_or_default().to_owned();
             let attempt = serde_json::from_str(parts.next().unwrap_or_default()).unwrap_or(Value::Null);

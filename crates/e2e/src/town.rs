@@ -263,21 +263,36 @@ impl Town {
     // ---- subscriptions
 
     /// Subscribes through the first ingest. `request` needs neither service nor callback: that is the
-    /// receiver's path `/<name>`.
+    /// receiver's path `/<name>`, unless it is null.
     pub async fn subscribe(&self, name: &str, request: Value) -> Result<Subscriber> {
         self.subscribe_at(0, name, request).await
     }
 
     /// Subscribes through one ingest.
-    pub async fn subscribe_at(&self, ingest: usize, name: &str, mut request: Value) -> Result<Subscriber> {
+    pub async fn subscribe_at(&self, ingest: usize, name: &str, request: Value) -> Result<Subscriber> {
+        self.subscribe_by(ingest, "/v1/subscriptions", 201, name, request).await
+    }
+
+    /// Subscribes through the other API, whose requests name a `queue`.
+    pub async fn subscribe_queue(&self, name: &str, request: Value) -> Result<Subscriber> {
+        self.subscribe_by(0, "/message-queue/subscribe", 200, name, request).await
+    }
+
+    async fn subscribe_by(
+        &self,
+        ingest: usize,
+        call: &str,
+        status: u16,
+        name: &str,
+        mut request: Value,
+    ) -> Result<Subscriber> {
         let path = format!("/{name}");
         request["service_name"] = json!(name);
         if request.get("callback_url").is_none() {
             request["callback_url"] = json!(self.receiver.url(&path));
         }
-        let answer =
-            self.slot(Kind::Ingest, ingest)?.api.post("/v1/subscriptions", request.to_string()).await?;
-        let created = answer.expect(201).with_context(|| format!("subscribing {name} with {request}"))?;
+        let answer = self.slot(Kind::Ingest, ingest)?.api.post(call, request.to_string()).await?;
+        let created = answer.expect(status).with_context(|| format!("subscribing {name} with {request}"))?;
         let text = |field: &str| created[field].as_str().unwrap_or_default().to_owned();
         let subscriber =
             Subscriber { id: text("subscription_id"), name: name.to_owned(), path, secret: text("secret") };

@@ -20,6 +20,17 @@ struct Line {
     wrong: Vec<String>,
 }
 
+impl Line {
+    /// Every message of every key came, each in its turn.
+    fn is_whole(&self, keys: usize, each: u64) -> Result<()> {
+        let some = &self.wrong[..self.wrong.len().min(5)];
+        ensure!(self.wrong.is_empty(), "{} out of order: {some:?}", self.wrong.len());
+        let through: BTreeMap<&u64, &u64> = self.next.iter().collect();
+        ensure!(through.len() == keys && through.values().all(|count| **count == each), "{through:?}");
+        Ok(())
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn failures_do_not_break_the_order_of_a_key() -> Result<()> {
     let (messages, keys) = (size(2_000, 10_000), size(20, 50));
@@ -67,17 +78,7 @@ async fn failures_do_not_break_the_order_of_a_key() -> Result<()> {
             ids.extend(posts.into_iter().map(|post| post.id));
         }
         town.quiet(Duration::from_secs(size(120, 400))).await?;
-        let line = line.lock().expect("nobody panics with it");
-        ensure!(
-            line.wrong.is_empty(),
-            "{} out of order: {:?}",
-            line.wrong.len(),
-            &line.wrong[..line.wrong.len().min(5)]
-        );
-        let through: BTreeMap<&u64, &u64> = line.next.iter().collect();
-        let each = u64::try_from(messages / keys)?;
-        ensure!(through.len() == keys && through.values().all(|count| **count == each), "{through:?}");
-        drop(line);
+        line.lock().expect("nobody panics with it").is_whole(keys, u64::try_from(messages / keys)?)?;
         town.conserved(&all_to_all(std::slice::from_ref(&subscriber), &ids)).await
     };
     let outcome = outcome.await;

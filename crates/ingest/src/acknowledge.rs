@@ -138,11 +138,10 @@ pub async fn acknowledge(
         .map(|(result, said)| result.unwrap_or_else(|| Err(moving(&said.message))))
         .collect();
     for (_, said) in results.iter().zip(said).filter(|(result, _)| result.is_err()) {
-        match said.word {
-            Word::Done { .. } => app.tally.acknowledge_failed(&subscription.tenant, None),
-            Word::Failed { .. } | Word::Rejected { .. } => {
-                app.tally.reject_failed(&subscription.tenant, None)
-            }
+        if matches!(said.word, Word::Done { .. }) {
+            app.tally.acknowledge_failed(&subscription.tenant, None);
+        } else {
+            app.tally.reject_failed(&subscription.tenant, None);
         }
     }
     Ok(results)

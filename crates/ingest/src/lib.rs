@@ -29,7 +29,10 @@ pub mod subscribe;
 pub mod test_rate;
 pub mod waiting;
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use axum::Router;
 use postroad_api::{
@@ -224,8 +227,24 @@ async fn be_present(
             life::announce(&store, &me, KIND, &stop, &readiness),
             admission.watch(&store, &stop),
             channels.watch(&stop, &readiness),
+            note_ready(&store, &stop, &readiness),
         );
         let _ = store.leave(&me).await;
     }
     Ok(())
+}
+
+/// Notes the minutes in which this instance is ready: what `/message-queue/health` tells of uptime.
+async fn note_ready(store: &Store, stop: &Stop, readiness: &Readiness) {
+    const EVERY: Duration = Duration::from_secs(15);
+    loop {
+        if readiness.is_ready() {
+            // A minute has four of them; one that is away is not ready.
+            let _ = store.note_ready().await;
+        }
+        let pause = if readiness.is_ready() { EVERY } else { Duration::from_secs(1) };
+        if !stop.sleep(pause).await {
+            return;
+        }
+    }
 }

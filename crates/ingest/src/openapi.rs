@@ -18,7 +18,10 @@ use axum::{
 };
 use bytes::Bytes;
 use postroad_api::{error::ErrorResponse, openapi::Always};
-use utoipa::OpenApi;
+use utoipa::{
+    OpenApi,
+    openapi::{RefOr, Required},
+};
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use crate::calls::message_queue::error::QueueErrorBody;
@@ -74,6 +77,28 @@ pub fn described(calls: OpenApiRouter) -> anyhow::Result<Router> {
     let (calls, mut description) = calls.split_for_parts();
     let (own, of_own) = own.split_for_parts();
     description.merge(of_own);
+    leave_out_bodies(&mut description);
     let document = Bytes::from(description.to_json().context("the API's description cannot be written")?);
     Ok(calls.merge(own.with_state(document)))
+}
+
+/// Calls that can do without a body: an empty one is a payload, or all that could be asked for has a default.
+const BODY_MAY_BE_LEFT_OUT: [&str; 6] = [
+    "publish_cloudevent",
+    "publish_raw_message",
+    "pull_deliveries",
+    "replay_message",
+    "rotate_secret",
+    "test_subscription",
+];
+
+/// Says of which bodies they may be left out: beside a call it can only be said that its body may be null.
+fn leave_out_bodies(description: &mut utoipa::openapi::OpenApi) {
+    let posts = description.paths.paths.values_mut().filter_map(|path| path.post.as_mut());
+    for call in posts {
+        let may = call.operation_id.as_deref().is_some_and(|id| BODY_MAY_BE_LEFT_OUT.contains(&id));
+        if may && let Some(RefOr::T(body)) = &mut call.request_body {
+            body.required = Some(Required::False);
+        }
+    }
 }

@@ -31,6 +31,23 @@ use crate::{channels::Channels, due};
 /// `PublishMessageRequest`.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(example = json!({
+        "channel": "github.push",
+        "payload": {
+            "ref": "refs/heads/main",
+            "after": "0d1a26e67d8f5eaf1f6ba5c57fc3c7d91ac0fd1c",
+            "repository": { "full_name": "octo-org/hello-world" },
+        },
+        "routing_key": "octo-org.hello-world",
+        "ordering_key": "octo-org/hello-world",
+        "metadata": {
+            "message_id": "72d3162e-cc78-11e3-81ab-4c9367dc0958",
+            "priority": "high",
+            "ttl": 3600,
+            "headers": { "x-github-event": "push" },
+        },
+        "service_name": "github",
+    }))]
 pub struct PublishMessageRequest {
     /// The channel.
     #[schema(pattern = r"^[A-Za-z0-9_:/-]+(\.[A-Za-z0-9_:/-]+)*$", max_length = 255)]
@@ -100,6 +117,14 @@ pub struct MetadataRequest {
 
 /// `PublishMessageResponse`.
 #[derive(Debug, Clone, Serialize, ToSchema)]
+#[schema(example = json!({
+        "success": true,
+        "message_id": "72d3162e-cc78-11e3-81ab-4c9367dc0958",
+        "channel": "github.push",
+        "timestamp": "2024-01-15T12:30:00.000Z",
+        "correlation_id": "72d3162e-cc78-11e3-81ab-4c9367dc0958",
+        "error": null,
+    }))]
 pub struct PublishMessageResponse {
     /// Whether it is stored.
     pub success: bool,

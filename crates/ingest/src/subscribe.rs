@@ -31,6 +31,16 @@ use crate::config::IngestConfig;
 /// `SubscriptionRequest`.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(example = json!({
+        "service_name": "deployer",
+        "callback_url": "https://deployer.example/webhooks/postroad",
+        "channel": "github.push",
+        "routing_key": "octo-org.*",
+        "filter_criteria": { "ref": ["refs/heads/main", { "prefix": "refs/tags/" }] },
+        "headers": { "x-token": "a secret between the two" },
+        "retry_policy": { "max_retries": 5, "retry_delay": 10.0, "backoff_multiplier": 2.0 },
+        "prefetch_count": 10,
+    }))]
 pub struct SubscriptionRequest {
     /// The service that it belongs to.
     #[schema(min_length = 1, max_length = 255)]

@@ -391,6 +391,9 @@ impl Router {
                     continue;
                 }
             };
+            for (tenant, channel) in &reply.dead {
+                self.tally.on(tenant, Some(channel), |figures| figures.add(Count::Dead, 1));
+            }
             for queue in reply.broken {
                 error!(
                     lane,

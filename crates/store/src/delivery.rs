@@ -8,12 +8,14 @@ use std::{
 use postroad_model::{
     delivery::{Attempt, Health, Hold, Place, Progress, Verdict},
     id::SubscriptionId,
+    names::{ChannelName, Tenant},
     time::millis,
 };
 use redis::Value;
 
 use crate::{
     Store, StreamId,
+    enqueue::read_dead,
     error::StoreError,
     keys::Tag,
     lease::{Lease, read_leases},
@@ -122,6 +124,8 @@ pub struct Promoted {
     pub missed: Vec<Lease>,
     /// Notes lie in the lane's outbox.
     pub notes: bool,
+    /// Whose messages have expired, and of which channels.
+    pub dead: Vec<(Tenant, ChannelName)>,
 }
 
 /// What `sweep` found.
@@ -390,8 +394,8 @@ fn read_settled(value: Value) -> Result<Settled, StoreError> {
 
 fn read_promoted(lane: u16, since: Instant, value: Value) -> Result<Promoted, StoreError> {
     let mut parts = array(value)?.into_iter();
-    let (Some(handled), Some(next_due), Some(missed), Some(notes)) =
-        (parts.next(), parts.next(), parts.next(), parts.next())
+    let (Some(handled), Some(next_due), Some(missed), Some(notes), Some(dead)) =
+        (parts.next(), parts.next(), parts.next(), parts.next(), parts.next())
     else {
         return Err(short("promote"));
     };
@@ -400,5 +404,6 @@ fn read_promoted(lane: u16, since: Instant, value: Value) -> Result<Promoted, St
         next_due: due(int(&next_due)?),
         missed: read_leases(lane, since, missed)?,
         notes: int(&notes)? > 0,
+        dead: read_dead(dead)?,
     })
 }

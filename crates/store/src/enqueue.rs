@@ -2,17 +2,17 @@
 
 use postroad_model::{
     id::SubscriptionId,
-    names::{ChannelName, OrderingKey},
+    names::{ChannelName, OrderingKey, Tenant},
 };
 use redis::{Pipeline, Value};
 
 use crate::{
     IdKey, Store, StreamId,
-    entry::Accepted,
+    entry::{Accepted, Entry},
     error::StoreError,
     keys::{self, Tag},
     link::checked,
-    reply::{array, short, stream_id, text},
+    reply::{array, bytes, short, stream_id, text},
     script::{self, Call},
 };
 
@@ -68,6 +68,8 @@ pub struct Enqueued {
     pub unknown: Vec<String>,
     /// Queues that Redis refused (a key of another type lies there).
     pub broken: Vec<String>,
+    /// Whose messages went to dead letters, and of which channels.
+    pub dead: Vec<(Tenant, ChannelName)>,
 }
 
 impl Store {
@@ -158,7 +160,9 @@ fn write_link(call: &mut Call, link: &Link<'_>) {
 
 fn read(value: Value) -> Result<Enqueued, StoreError> {
     let mut parts = array(value)?.into_iter();
-    let (Some(links), Some(unknown), Some(broken)) = (parts.next(), parts.next(), parts.next()) else {
+    let (Some(links), Some(unknown), Some(broken), Some(dead)) =
+        (parts.next(), parts.next(), parts.next(), parts.next())
+    else {
         return Err(short("enqueue"));
     };
     let links = array(links)?
@@ -172,5 +176,11 @@ fn read(value: Value) -> Result<Enqueued, StoreError> {
         })
         .collect::<Result<_, StoreError>>()?;
     let texts = |value| array(value)?.into_iter().map(text).collect::<Result<Vec<_>, _>>();
-    Ok(Enqueued { links, unknown: texts(unknown)?, broken: texts(broken)? })
+    Ok(Enqueued { links, unknown: texts(unknown)?, broken: texts(broken)?, dead: read_dead(dead)? })
+}
+
+/// Whose messages they are, and of which channels; what cannot be read is of none.
+pub(crate) fn read_dead(heads: Value) -> Result<Vec<(Tenant, ChannelName)>, StoreError> {
+    let heads = array(heads)?.into_iter().map(bytes).collect::<Result<Vec<_>, _>>()?;
+    Ok(heads.iter().filter_map(Entry::channel_of).collect())
 }

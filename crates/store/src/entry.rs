@@ -232,6 +232,14 @@ impl Entry {
     }
 
     /// Header and body; the version decides whether they may be read at all.
+    /// Whose message it is and of which channel, from the head of its record alone.
+    pub(crate) fn channel_of(head: &Bytes) -> Option<(Tenant, ChannelName)> {
+        let record = Self { record: head.clone() };
+        let (header, _) = record.split().ok()?;
+        let header: Header<'_> = serde_json::from_slice(header).ok()?;
+        Some((header.tenant, header.channel))
+    }
+
     fn split(&self) -> Result<(&[u8], Bytes), EntryError> {
         let broken = |what: &str| EntryError::Broken(what.to_owned());
         let record = &self.record[..];

@@ -130,6 +130,8 @@ names! {
     CONFIGURED = "configured";
     /// Hashes `named:<tenant>/<channel>`: subscription that names the channel → its service.
     NAMED = "named:";
+    /// Bitmaps `up:<day>`: minutes of the day (by Redis's clock) in which an API was ready; gone after 32 days.
+    UP = "up:";
     /// Sorted set: living instances by when they were last heard.
     MEMBERS = "members";
     /// Hash: instance → its description.

@@ -58,6 +58,7 @@ mod service;
 pub mod signals;
 mod stream_id;
 pub mod trace;
+mod uptime;
 
 use std::sync::Arc;
 
@@ -214,6 +215,10 @@ impl Store {
 pub struct Server {
     /// Major and minor version.
     pub version: (u32, u32),
+    /// The whole version, as it says it.
+    pub release: String,
+    /// Bytes of the append-only file; 0 without one.
+    pub file_bytes: u64,
     /// `maxmemory_policy`.
     pub eviction_policy: String,
     /// Bytes in use.
@@ -237,6 +242,8 @@ impl Server {
         let mut version = field("redis_version").split('.').map(|part| part.parse().unwrap_or(0));
         Self {
             version: (version.next().unwrap_or(0), version.next().unwrap_or(0)),
+            release: field("redis_version").to_owned(),
+            file_bytes: field("aof_current_size").parse().unwrap_or(0),
             eviction_policy: field("maxmemory_policy").to_owned(),
             used_memory: field("used_memory").parse().unwrap_or(0),
             max_memory: field("maxmemory").parse().unwrap_or(0),

@@ -163,6 +163,9 @@ async fn promote(shared: &Shared, lanes: &[u16], ill: &mut Ill) {
             if promoted.notes {
                 shared.outbox.note(*lane);
             }
+            for (tenant, channel) in &promoted.dead {
+                figures::expired(shared, tenant, channel);
+            }
             judge_all(shared, promoted.missed, &Outcome::AckMissed).await
         };
         ill.note(shared, "promoting", *lane, result.await);

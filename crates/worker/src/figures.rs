@@ -3,13 +3,14 @@
 use std::time::Duration;
 
 use postroad_model::{
-    delivery::{Outcome, Verdict},
+    delivery::{DeadReason, Outcome, Verdict},
     figures::{Count, Judged},
     message::Message,
+    names::{ChannelName, Tenant},
 };
 use postroad_store::Lease;
 
-use crate::{deliver::Called, shared::Shared, targets::Target};
+use crate::{deliver::Called, metrics::DeadLabels, shared::Shared, targets::Target};
 
 /// Counts an attempt and what was judged of it.
 pub fn attempted(shared: &Shared, lease: &Lease, message: &Message, called: &Called, verdict: &Verdict) {
@@ -41,6 +42,12 @@ pub fn unattempted(shared: &Shared, lease: &Lease, outcome: &Outcome, verdict: &
 /// Counts a delivery that is dead because nobody can read it, or say of which channel it is.
 pub fn undecodable(shared: &Shared, target: &Target) {
     shared.tally.on(&target.subscription.tenant, None, |figures| figures.add(Count::Dead, 1));
+}
+
+/// Counts a delivery whose time to live ended while it waited.
+pub fn expired(shared: &Shared, tenant: &Tenant, channel: &ChannelName) {
+    shared.tally.on(tenant, Some(channel), |figures| figures.add(Count::Dead, 1));
+    shared.metrics.dead.get_or_create(&DeadLabels { reason: DeadReason::Expired.as_str() }).inc();
 }
 
 /// Counts a message of Postroad's own.

@@ -36,6 +36,11 @@ const MAX_ERROR: usize = 1_024;
 /// `MessageAcknowledgment`.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(example = json!({
+        "subscription_id": "sub_01hm6c8f3sxk2v9d0q4t7w1y5z3b8n",
+        "success": false,
+        "error": "the warehouse is closed",
+    }))]
 pub struct MessageAcknowledgment {
     /// The message; the one in the path.
     #[serde(default)]
@@ -117,6 +122,11 @@ pub async fn acknowledge_message(
 /// What is said of several deliveries of one subscription.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(example = json!({
+        "acknowledge": ["72d3162e-cc78-11e3-81ab-4c9367dc0958"],
+        "reject": [{ "message_id": "msg_01hm6c8f3s07xk2v9d0q4t7w1y5z3b8n", "error": "no such order", "requeue": false }],
+        "extend": [],
+    }))]
 pub struct BatchAcknowledgment {
     /// Messages that were processed.
     #[serde(default)]

@@ -81,6 +81,11 @@ pub struct ChannelList {
 /// What a channel is configured with. What is left out gets its default: this replaces all that was there.
 #[derive(Debug, Clone, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, default)]
+#[schema(example = json!({
+        "type": "topic",
+        "durable": true,
+        "arguments": { "x-message-ttl": 86_400_000, "x-max-length": 100_000, "x-overflow": "reject-publish" },
+    }))]
 pub struct ChannelRequest {
     /// How its messages find their subscriptions; `topic` by default.
     #[serde(rename = "type", deserialize_with = "named_type")]
@@ -269,7 +274,11 @@ async fn one(app: &App, tenant: &Tenant, name: &ChannelName) -> ApiResult<Option
 
 /// What there is to say of channels, in the order asked for; nothing of one that was neither configured nor
 /// subscribed to by name, and on which nothing was published as far back as history goes.
-async fn infos(app: &App, tenant: &Tenant, names: &[ChannelName]) -> ApiResult<Vec<Option<ChannelInfo>>> {
+pub(super) async fn infos(
+    app: &App,
+    tenant: &Tenant,
+    names: &[ChannelName],
+) -> ApiResult<Vec<Option<ChannelInfo>>> {
     let figures = figures_of(app, tenant, names).await?;
     let mut infos = Vec::with_capacity(names.len());
     for (name, figures) in names.iter().zip(&figures) {

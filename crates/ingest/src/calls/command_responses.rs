@@ -42,6 +42,7 @@ const AROUND_ANSWER: usize = 4 << 10;
 /// What a handler answers. Of a command's answers the first one counts.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(example = json!({ "success": true, "payload": { "valid": true } }))]
 pub struct CommandResponseRequest {
     /// Whether it was done; true by default, unless there is an `error`.
     #[serde(default)]

@@ -46,6 +46,13 @@ const MAX_WAIT: u64 = 60;
 /// `PublishCommandRequest`, and what the reference's commands say besides.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(example = json!({
+        "command_type": "validate_token",
+        "target_service": "auth",
+        "payload": { "token": "abc" },
+        "reply_to": "responses.menu",
+        "timeout": 30,
+    }))]
 pub struct PublishCommandRequest {
     /// What is to be done, or asked: `validate_token`.
     #[schema(min_length = 1, max_length = 255)]

@@ -42,6 +42,15 @@ const MAX_DESCRIPTION: usize = 1_000;
 /// What is asked of a type. Everything may be left out.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(example = json!({
+        "category": "Orders",
+        "description": "An order has left the warehouse.",
+        "schema": {
+            "type": "object",
+            "properties": { "order_id": { "type": "integer" } },
+            "required": ["order_id"],
+        },
+    }))]
 pub struct EventTypeRequest {
     /// Its category; `Custom` by default. One of the catalogue's types keeps its own.
     #[serde(default)]

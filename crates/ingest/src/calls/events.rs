@@ -32,6 +32,16 @@ use crate::{
 /// `EventRequest`, and what the reference's events say besides.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(example = json!({
+        "event_type": "user.created",
+        "source_service": "auth",
+        "entity_type": "user",
+        "entity_id": 42,
+        "company_id": 7,
+        "user_id": 1,
+        "after_data": { "email": "octocat@example.com" },
+        "event_data": { "invited": true },
+    }))]
 pub struct EventRequest {
     /// What has happened: `user.created`, or any dot-separated words.
     #[schema(pattern = r"^[A-Za-z0-9_:/-]+(\.[A-Za-z0-9_:/-]+)*$", max_length = 248)]

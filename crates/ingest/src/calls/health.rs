@@ -17,7 +17,7 @@ use postroad_store::{Backlog, Member, Server, StoreError};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::{App, calls::figures::active_channels};
+use crate::{App, calls::figures::active_channels, openapi::schemas::HealthStateIfKnown};
 
 /// `HealthResponse`, and how everything that is needed is doing.
 #[derive(Debug, Serialize, ToSchema)]
@@ -46,6 +46,7 @@ pub struct HealthResponse {
     pub correlation_id: String,
     /// How things are, where Redis could be asked.
     #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = HealthStateIfKnown)]
     pub state: Option<HealthState>,
 }
 

@@ -62,6 +62,12 @@ impl ServiceStatus {
 /// A service's health message.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(example = json!({
+        "service_name": "auth",
+        "status": "degraded",
+        "details": { "database": "slow" },
+        "version": "1.4.2",
+    }))]
 pub struct HealthCheckRequest {
     /// The service: part of the channel's name.
     #[schema(pattern = r"^[A-Za-z0-9_:/-]+(\.[A-Za-z0-9_:/-]+)*$", max_length = 248)]

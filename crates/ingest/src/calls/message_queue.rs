@@ -5,9 +5,12 @@
 
 pub mod acknowledge;
 pub mod error;
+pub mod health;
 pub mod message;
+pub mod metrics;
 pub mod openapi;
 pub mod publish;
+pub mod queues;
 pub mod subscribe;
 
 use std::sync::Arc;
@@ -21,7 +24,10 @@ pub fn router() -> OpenApiRouter<Arc<App>> {
     OpenApiRouter::new()
         .routes(routes!(publish::publish))
         .routes(routes!(subscribe::subscribe))
+        .routes(routes!(queues::show))
         .routes(routes!(message::show))
         .routes(routes!(acknowledge::acknowledge_message))
         .routes(routes!(acknowledge::reject))
+        .routes(routes!(metrics::metrics))
+        .routes(routes!(health::health))
 }

@@ -37,7 +37,7 @@ use crate::{
     deliveries::{Delivery, Status, deliveries_of, overall},
     openapi::{
         params::{ChannelPath, MessagePath, PublishHeaders},
-        schemas::BulkMessage,
+        schemas::{BulkMessage, ContentIfKept},
     },
     publish::{
         Checked, Circumstances, Draft, MetadataRequest, PublishMessageRequest, PublishMessageResponse, check,
@@ -310,6 +310,14 @@ pub(crate) fn counted<T>(
 /// `BulkPublishRequest`. The messages are read one by one, so that one that is wrong does not spoil the rest.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(example = json!({
+        "messages": [
+            { "channel": "github.push", "payload": { "ref": "refs/heads/main" } },
+            { "channel": "github.issues", "payload": { "action": "opened", "issue": { "number": 7 } } },
+        ],
+        "service_name": "github",
+        "fail_on_error": true,
+    }))]
 pub struct BulkPublishRequest {
     #[schema(value_type = Vec<BulkMessage>, min_items = 1, max_items = 1_000)]
     messages: Vec<Box<RawValue>>,
@@ -532,6 +540,7 @@ pub struct MessageView {
     pub deliveries: usize,
     /// The message itself; not there where the history has let it go.
     #[serde(flatten)]
+    #[schema(value_type = ContentIfKept)]
     pub content: Option<Content>,
 }
 

@@ -41,6 +41,7 @@ const MAX_TICKET: usize = 64;
 /// Whose stream a ticket opens.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(example = json!({ "user_id": 42, "company_id": 7 }))]
 pub struct TicketRequest {
     /// The user.
     pub user_id: EntityId,

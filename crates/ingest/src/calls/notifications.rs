@@ -45,6 +45,14 @@ const MAX_TITLE: usize = 255;
 /// The reference's notification.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(example = json!({
+        "notification_type": "success",
+        "title": "Deployed",
+        "message": "hello-world runs 0d1a26e",
+        "target_user_id": 42,
+        "channel": "deployments",
+        "priority": 2,
+    }))]
 pub struct NotificationRequest {
     /// `success`, `info`, `warning` or `error`.
     pub notification_type: NotificationType,

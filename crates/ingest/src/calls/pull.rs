@@ -53,6 +53,7 @@ const NO_CIRCUIT: Circuit =
 /// What is asked for.
 #[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(example = json!({ "max_messages": 10, "wait_seconds": 0.5 }))]
 pub struct PullRequest {
     /// The most deliveries, 1 to 1,000; 10 by default.
     #[serde(default)]

@@ -40,6 +40,7 @@ const RATES: RangeInclusive<f64> = 0.01..=1_000_000.0;
 /// To whom a message is delivered again. The body may be left out.
 #[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, default)]
+#[schema(example = json!({ "subscriptions": ["sub_01hm6c8f3sxk2v9d0q4t7w1y5z3b8n"] }))]
 pub struct ReplayMessageRequest {
     /// To these subscriptions, 1 to 1,000, whether they match it or not. Left out: to every subscription that matches
     /// it when the job runs, also one that was created since, and none that matches no longer.
@@ -50,6 +51,12 @@ pub struct ReplayMessageRequest {
 /// What is delivered again to a subscription: what it matches of the messages that history still has.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(example = json!({
+        "from": "2024-01-15T12:00:00Z",
+        "to": "2024-01-15T13:00:00Z",
+        "rate": 50.0,
+        "limit": 1000,
+    }))]
 pub struct ReplaySubscriptionRequest {
     /// Messages that were accepted from then on.
     pub from: Time,

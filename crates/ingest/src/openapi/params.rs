@@ -1,8 +1,7 @@
 //! What stands in paths, queries and headers.
 
-use utoipa::IntoParams;
-
 use postroad_model::{subscription::Status, time::Time};
+use utoipa::IntoParams;
 
 /// A message, in the path.
 #[derive(Debug, IntoParams)]
@@ -20,6 +19,28 @@ pub struct QueueMessagePath {
     /// The message's id.
     #[param(pattern = "^[A-Za-z0-9_-]{1,128}$", example = "msg_01hm6c8f3s07xk2v9d0q4t7w1y5z3b8n")]
     pub message_id: String,
+}
+
+/// A queue, in the path.
+#[derive(Debug, IntoParams)]
+#[into_params(parameter_in = Path)]
+pub struct QueuePath {
+    /// The queue's name: a channel's.
+    #[param(
+        pattern = r"^[A-Za-z0-9_:/-]+(\.[A-Za-z0-9_:/-]+)*$",
+        max_length = 255,
+        example = "delivery.events"
+    )]
+    pub queue_name: String,
+}
+
+/// Which queue.
+#[derive(Debug, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub struct QueueQuery {
+    /// This one only; all by default.
+    #[param(pattern = r"^[A-Za-z0-9_:/-]+(\.[A-Za-z0-9_:/-]+)*$", max_length = 255, nullable = false)]
+    pub queue: Option<String>,
 }
 
 /// A command or query, in the path.

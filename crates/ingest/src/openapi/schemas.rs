@@ -11,7 +11,12 @@ use utoipa::{
 };
 
 use crate::{
-    calls::{command_responses::CommandResponse, commands::CommandReceipt, messages::BulkPublishResponse},
+    calls::{
+        command_responses::CommandResponse,
+        commands::CommandReceipt,
+        health::HealthState,
+        messages::{BulkPublishResponse, Content},
+    },
     publish::{PublishMessageRequest, PublishMessageResponse},
     subscribe::SubscriptionRequest,
 };
@@ -76,7 +81,6 @@ pub struct CloudEvent {
     #[schema(value_type = Value, required = false)]
     pub data: Value,
     /// The same as base64; not together with `data`.
-    #[schema(nullable = false)]
     pub data_base64: Option<String>,
 }
 
@@ -86,9 +90,8 @@ pub struct SubscriptionPatch;
 
 impl PartialSchema for SubscriptionPatch {
     fn schema() -> RefOr<Schema> {
-        let mut schema = SubscriptionRequest::schema();
+        let mut schema = nothing_required(SubscriptionRequest::schema());
         if let RefOr::T(Schema::Object(object)) = &mut schema {
-            object.required.clear();
             object.description = Some(
                 "A JSON merge patch (RFC 7396) over what the subscription was asked for with: only what is to \
                  change, and null for the default. A filter is replaced as a whole."
@@ -104,6 +107,45 @@ impl ToSchema for SubscriptionPatch {
     fn schemas(schemas: &mut Vec<(String, RefOr<Schema>)>) {
         SubscriptionRequest::schemas(schemas);
     }
+}
+
+/// A message's content, where history still has it; else nothing of it is there.
+#[derive(Debug)]
+pub struct ContentIfKept;
+
+impl PartialSchema for ContentIfKept {
+    fn schema() -> RefOr<Schema> {
+        nothing_required(Content::schema())
+    }
+}
+
+impl ToSchema for ContentIfKept {
+    fn schemas(schemas: &mut Vec<(String, RefOr<Schema>)>) {
+        Content::schemas(schemas);
+    }
+}
+
+/// How things are, where Redis can be asked; else nothing of it is there.
+#[derive(Debug)]
+pub struct HealthStateIfKnown;
+
+impl PartialSchema for HealthStateIfKnown {
+    fn schema() -> RefOr<Schema> {
+        nothing_required(HealthState::schema())
+    }
+}
+
+impl ToSchema for HealthStateIfKnown {
+    fn schemas(schemas: &mut Vec<(String, RefOr<Schema>)>) {
+        HealthState::schemas(schemas);
+    }
+}
+
+fn nothing_required(mut schema: RefOr<Schema>) -> RefOr<Schema> {
+    if let RefOr::T(Schema::Object(object)) = &mut schema {
+        object.required.clear();
+    }
+    schema
 }
 
 /// What publishing CloudEvents is answered with: of one event, or of a batch.

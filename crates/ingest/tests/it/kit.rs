@@ -78,7 +78,7 @@ impl Town {
         const ALL: &str = "
             local rows = {}
             for _, key in ipairs(redis.call('KEYS', '*')) do
-              local counted = string.find(key, '}:figures:', 1, true)
+              local counted = string.find(key, '}:figures:', 1, true) or string.find(key, '}:up:', 1, true)
               if key ~= 'test:{ctl}:members' and key ~= 'test:{ctl}:about' and not counted then
                 rows[#rows + 1] = key
                 rows[#rows + 1] = redis.call('TYPE', key).ok .. ' ' .. redis.sha1hex(redis.call('DUMP', key))

@@ -118,7 +118,7 @@ async fn subscribed_as_the_document_has_it() {
     let expected = json!({
         "queue": "delivery.events", "routing_key": "delivery.*",
         "callback_url": "https://api.delivery.com/delivery-service/events", "status": "active",
-        "retry_policy": { "max_retries": 3, "retry_delay": 1500.0, "backoff_multiplier": 2.0 },
+        "retry_policy": { "max_retries": 3, "retry_delay": 1500, "backoff_multiplier": 2 },
         "dead_letter_queue": "delivery.events.dlq", "prefetch_count": 10, "service_name": "anonymous",
     });
     assert_eq!(answer, expected);
@@ -127,7 +127,7 @@ async fn subscribed_as_the_document_has_it() {
     // A second's delay where nothing is said; the other dialect's is a minute.
     let least = json!({ "queue": "a", "callback_url": "https://example.com/", "service_name": "billing" });
     let least = api.post("/message-queue/subscribe", least).await.expect(200);
-    let usual = json!({ "max_retries": 3, "retry_delay": 1000.0, "backoff_multiplier": 2.0 });
+    let usual = json!({ "max_retries": 3, "retry_delay": 1000, "backoff_multiplier": 2 });
     assert_eq!((&least["retry_policy"], &least["service_name"]), (&usual, &json!("billing")));
 }
 
@@ -166,7 +166,7 @@ async fn acknowledged_as_the_document_has_it() {
         assert!(is_time(&take(&mut answer, ["acknowledged_at"])[0]));
         let expected = json!({
             "message_id": "m-1", "acknowledged": true, "acknowledged_by": "delivery-service",
-            "processing_time": 5000.0, "success": true, "notes": "Message processed successfully",
+            "processing_time": 5000, "success": true, "notes": "Message processed successfully",
         });
         assert_eq!(answer, expected);
     }

@@ -8,9 +8,9 @@
 --          Terms begin with '1' (has a history) or '0', then where there are any: ' h=' and the ingress id whose
 --          history it goes on with (a replay), ' x=' and when it expires, ' k=' and its ordering key's digest, ' n='
 --          and the most that may wait in a queue before its oldest goes
--- Replies  { results, unknown, broken }: per partition 'OK', 'DUP' or the mark, where the mark lies below
+-- Replies  { results, unknown, broken, dead }: per partition 'OK', 'DUP' or the mark, where the mark lies below
 --          prev (a gap: send everything behind the mark again); subscriptions whose settings this lane
---          lacks; queues that Redis refused
+--          lacks; queues that Redis refused; heads of the records that went to dead letters
 --
 -- Why one script: the mark and the entries that it stands for must not part. It is written last, so an
 -- error on the way leaves a batch that is sent again, never one that is taken for sent.
@@ -18,7 +18,7 @@
 local now = clock()
 local stamp = string.format('%.0f', now)
 local ttl, at = ARGV[1], 2
-local subs, results, unknown, broken, marks, moved = {}, {}, {}, {}, {}, {}
+local subs, results, unknown, broken, dead, marks, moved = {}, {}, {}, {}, {}, {}, {}
 
 local function known(id)
   local s = subs[id]
@@ -62,6 +62,7 @@ local function evict(s)
         -- Where it cannot go to the dead letters it stays, and the queue grows to its own bound.
         if not pcall(lay_dead, s, rank, oldest, row[2], 'maxlen', tries, now) then return false end
         trace(field(row[2], 'ref'), dead_line(s, 'maxlen'), ttl)
+        dead[#dead + 1] = head(row[2])
       else
         redis.call('XACK', key, G, oldest)
       end
@@ -81,6 +82,7 @@ local function add(s, rank, ref, m, t, terms)
       broken[#broken + 1] = P .. DEAD .. s.id
       return ''
     end
+    dead[#dead + 1] = head({ 'm', m })
     return dead_line(s, 'queue_full')
   end
   -- Order knows no priority.
@@ -150,4 +152,4 @@ for _, s in pairs(subs) do
   end
 end
 if #marks > 0 then redis.call('HSET', P .. MARKS, unpack(marks)) end
-return { results, unknown, broken }
+return { results, unknown, broken, dead }

@@ -167,6 +167,11 @@ local function field(fields, name)
   return ''
 end
 
+-- The head of an entry's record, which says whose message it is and of which channel; what is no entry has none.
+local function head(fields)
+  return string.match(field(fields, 'm'), '^%d+ [^\n]*\n') or ''
+end
+
 -- Adds a line to a message's trace here. A trace that has run out is begun anew, with a time to live.
 local function trace(ref, line, ttl)
   if ref == '' or line == '' then return end

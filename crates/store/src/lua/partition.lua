@@ -72,7 +72,11 @@ local function remember(number, digest, id)
   elseif fields >= FULL and w.depth < DEEPEST then
     w.depth = w.depth + 1
     redis.call('HSET', door, 'depth:' .. ages[1], w.depth)
-    redis.call('HDEL', door, 'depth:' .. string.format('%.0f', age - 2))
+    -- Windows fill up with gaps between them: whatever lies before the last one goes, not only the one before it.
+    for _, name in ipairs(redis.call('HKEYS', door)) do
+      local old = tonumber(string.match(name, '^depth:(%d+)$'))
+      if old and old < age - 1 then redis.call('HDEL', door, name) end
+    end
   end
 end
 

@@ -3,9 +3,9 @@
 --
 -- KEYS[1]  the lane's prefix
 -- ARGV     me (a consumer's name), the most timers to handle, trace time to live in ms
--- Replies  { handled, next due, missed, notes }: how many timers were handled, in ms the next one (-1 none), and
+-- Replies  { handled, next due, missed, notes, dead }: how many timers were handled, in ms the next one (-1 none), and
 --          deliveries whose acknowledgment did not come, now mine to judge: { sub, change, { { rank, id,
---          lease number, tries, fields } } }; notes in the outbox
+--          lease number, tries, fields } } }; notes in the outbox; heads of the records that have expired
 --
 -- Why one script: a delivery leaves its timer and its place together. A timer whose delivery has moved on
 -- (acknowledged, settled late, cancelled) is simply forgotten.
@@ -13,7 +13,7 @@
 local me, ttl = ARGV[1], ARGV[3]
 local now = clock()
 local timers = P .. TIMERS
-local subs, missed = {}, {}
+local subs, missed, expiries, dead = {}, {}, {}, {}
 
 local function known(id)
   if not subs[id] then subs[id] = load(id) end
@@ -41,6 +41,7 @@ local function expire(s)
     elseif place == 'ack' or (place and string.sub(place, 1, 2) == 'w-') then
       redis.call('ZADD', expiry, now + AGAIN_MS, name)
     else
+      dead[#dead + 1] = head(row[2])
       lay_dead(s, rank, id, row[2], 'expired', redis.call('HGET', P .. TRIES .. s.id, name) or '', now)
       trace(field(row[2], 'ref'), 'd ' .. s.id .. ' expired ' .. string.format('%.0f', now) .. '\n', ttl)
     end
@@ -50,7 +51,6 @@ local function expire(s)
   redis.call('HDEL', s.key, 'expiring')
 end
 
-local expiries = {}
 local due = redis.call('ZRANGEBYSCORE', timers, '-inf', now, 'LIMIT', 0, ARGV[2])
 for _, timer in ipairs(due) do
   local kind, id, rank, entry = string.match(timer, '^(%a+):([^:]+):?(%d?):?(.*)$')
@@ -86,4 +86,4 @@ for _, s in pairs(subs) do
 end
 local next_due = redis.call('ZRANGE', timers, 0, 0, 'WITHSCORES')
 return { #due, next_due[2] and math.max(0, tonumber(next_due[2]) - now) or -1, missed,
-  redis.call('XLEN', P .. OUTBOX) }
+  redis.call('XLEN', P .. OUTBOX), dead }

@@ -18,9 +18,13 @@ fn dead(rows: &[(&str, &str)]) -> Vec<(String, String)> {
     rows.iter().map(|(id, reason)| ((*id).to_owned(), (*reason).to_owned())).collect()
 }
 
-async fn expire(road: &Road, sub: &Subscription) {
+async fn expire(road: &Road, sub: &Subscription) -> usize {
     tokio::time::sleep(Duration::from_millis(3)).await;
-    road.promote("w-1", sub).await;
+    let dead = road.promote("w-1", sub).await.dead;
+    assert!(
+        dead.iter().all(|(tenant, channel)| (tenant.as_str(), channel.as_str()) == ("default", "orders"))
+    );
+    dead.len()
 }
 
 #[tokio::test]
@@ -28,7 +32,7 @@ async fn what_waits_too_long_is_dead_and_the_rest_is_not() {
     let mut road = Road::new().await;
     let sub = road.subscribe(|_| {}).await;
     let at = road.queue_as(&sub, &[("brief", brief()), ("long", long()), ("ever", Terms::default())]).await;
-    expire(&road, &sub).await;
+    assert_eq!(expire(&road, &sub).await, 1);
     assert_eq!(road.dead(&sub).await, dead(&[("brief", "expired")]));
     assert_eq!(road.lying(&sub, "waiting").await, ["long", "ever"]);
     road.check().await;
@@ -143,6 +147,25 @@ async fn the_oldest_that_waits_makes_room() {
     let traces = road.store.locate(0, at[0]).await.unwrap();
     assert_eq!(traces[0].dead_reason(sub.id.as_str()).unwrap().as_str(), "maxlen");
     road.check().await;
+}
+
+#[tokio::test]
+async fn who_had_to_go_is_told() {
+    let mut road = Road::new().await;
+    let sub = road.subscribe(|_| {}).await;
+    let accepted = road.accept(&["a", "b", "c"]).await;
+    assert_eq!(accepted.len(), 3);
+    let entries = road.store.history(0, sid("0-0"), END, 10).await.unwrap();
+    let placed = entries
+        .iter()
+        .map(|entry| postroad_store::Placed {
+            max_length: Some(1),
+            ..place(entry, &[&sub.id], Priority::Normal)
+        })
+        .collect();
+    let reply = road.send(LAYOUT.lane_of(&sub.id), 0, entries[2].id, placed).await;
+    let channels: Vec<&str> = reply.dead.iter().map(|(_, channel)| channel.as_str()).collect();
+    assert_eq!(channels, ["orders", "orders"]);
 }
 
 #[tokio::test]

@@ -40,4 +40,5 @@ mod sweep;
 mod take;
 mod tally;
 mod trim;
+mod uptime;
 mod walk;

@@ -6,7 +6,7 @@ use axum::{
     Json,
     extract::{Request, State},
 };
-use postroad_api::{body, error::ApiError, path::Named};
+use postroad_api::{body, error::ApiError, number, path::Named};
 use postroad_model::{id::MessageId, names::ServiceName, subscription::Subscription, time::Time};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -28,6 +28,12 @@ const MAX_BODY: usize = 16 << 10;
 /// What is said of a message that was processed, or was not.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(example = json!({
+        "acknowledged_by": "delivery-service",
+        "processing_time": 150,
+        "success": true,
+        "notes": "Event processed successfully",
+    }))]
 pub struct QueueAcknowledgeRequest {
     /// The service that processed it; the caller by default.
     #[serde(default)]
@@ -65,6 +71,7 @@ pub struct QueueAcknowledgeResponse {
     /// By whom.
     pub acknowledged_by: String,
     /// Milliseconds that it took.
+    #[serde(serialize_with = "number::whole_if_any")]
     pub processing_time: Option<f64>,
     /// Whether it was processed.
     pub success: bool,
@@ -75,6 +82,12 @@ pub struct QueueAcknowledgeResponse {
 /// What is said of a message that will not be processed now.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(example = json!({
+        "rejected_by": "delivery-service",
+        "reason": "Invalid message format",
+        "requeue": false,
+        "retry_count": 3,
+    }))]
 pub struct QueueRejectRequest {
     /// The service that rejects it; the caller by default.
     #[serde(default)]

@@ -2,10 +2,11 @@
 
 use axum::{
     Json,
-    http::{HeaderValue, StatusCode, header},
+    extract::FromRequestParts,
+    http::{HeaderValue, StatusCode, header, request::Parts},
     response::{IntoResponse, Response},
 };
-use postroad_api::error::ApiError;
+use postroad_api::{error::ApiError, path};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 use utoipa::ToSchema;
@@ -39,9 +40,28 @@ impl QueueError {
         Self::of(StatusCode::NOT_FOUND, "message_not_found", "Message not found", details)
     }
 
+    /// 404 for a queue.
+    pub fn no_queue(name: &str) -> Self {
+        let details = Map::from_iter([("queue".to_owned(), json!(name))]);
+        Self::of(StatusCode::NOT_FOUND, "queue_not_found", "Queue not found", details)
+    }
+
     fn of(status: StatusCode, error: &str, message: &str, details: Map<String, Value>) -> Self {
         let body = QueueErrorBody { error: error.to_owned(), message: message.to_owned(), details };
         Self { status, body, retry_after: None }
+    }
+}
+
+/// The one name in a path, refused in this dialect where it is no text.
+#[derive(Debug)]
+pub struct Named(pub String);
+
+impl<S: Send + Sync> FromRequestParts<S> for Named {
+    type Rejection = QueueError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> QueueResult<Self> {
+        let path::Named(name) = path::Named::from_request_parts(parts, state).await?;
+        Ok(Self(name))
     }
 }
 

@@ -3,14 +3,13 @@
 use std::sync::Arc;
 
 use axum::{Json, extract::State};
-use postroad_api::path::Named;
 use postroad_model::{openapi::MessagePayload, subscription::Subscription, time::Time};
 use serde::Serialize;
 use serde_json::{Map, Value, json, value::RawValue};
 use utoipa::ToSchema;
 
 use super::{
-    error::{QueueError, QueueResult},
+    error::{Named, QueueError, QueueResult},
     openapi::{QueueAlways, QueueNamed},
 };
 use crate::{

@@ -30,6 +30,18 @@ use crate::{
 /// What is published.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(example = json!({
+        "queue": "delivery.events",
+        "message": {
+            "event_type": "delivery_created",
+            "delivery_id": "550e8400-e29b-41d4-a716-446655440000",
+            "status": "created",
+        },
+        "routing_key": "delivery.created",
+        "headers": { "content_type": "application/json", "priority": "high", "retry_count": 0 },
+        "ttl": 3600,
+        "persistent": true,
+    }))]
 pub struct QueuePublishRequest {
     /// The queue: a channel.
     #[schema(pattern = r"^[A-Za-z0-9_:/-]+(\.[A-Za-z0-9_:/-]+)*$", max_length = 255)]

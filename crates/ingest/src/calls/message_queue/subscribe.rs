@@ -10,7 +10,7 @@ use postroad_api::{
     body,
     caller::Caller,
     error::{ApiError, ApiResult},
-    object,
+    number, object,
 };
 use postroad_model::{
     subscription::{RetryPolicy, Status},
@@ -36,6 +36,15 @@ const USUAL_DELAY_MS: f64 = 1_000.0;
 /// What is subscribed to.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(example = json!({
+        "queue": "delivery.events",
+        "routing_key": "delivery.*",
+        "callback_url": "https://delivery.example/delivery-service/events",
+        "headers": { "x-token": "service_token_here" },
+        "retry_policy": { "max_retries": 3, "retry_delay": 1000, "backoff_multiplier": 2 },
+        "dead_letter_queue": "delivery.events.dlq",
+        "prefetch_count": 10,
+    }))]
 pub struct QueueSubscribeRequest {
     /// The queue: a channel.
     #[schema(pattern = r"^[A-Za-z0-9_:/-]+(\.[A-Za-z0-9_:/-]+)*$", max_length = 255)]
@@ -89,11 +98,11 @@ pub struct QueueRetryPolicy {
     #[schema(minimum = 0, maximum = 100)]
     pub max_retries: u32,
     /// Milliseconds before the first retry.
-    #[serde(default = "usual_delay")]
+    #[serde(default = "usual_delay", serialize_with = "number::whole")]
     #[schema(minimum = 0, maximum = 3_600_000)]
     pub retry_delay: f64,
     /// What the delay is multiplied by before each further retry.
-    #[serde(default = "usual_multiplier")]
+    #[serde(default = "usual_multiplier", serialize_with = "number::whole")]
     #[schema(minimum = 1, maximum = 100)]
     pub backoff_multiplier: f64,
 }

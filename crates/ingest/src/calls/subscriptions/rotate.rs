@@ -34,6 +34,7 @@ const MAX_GRACE: u64 = 604_800;
 /// What a rotation is asked for with; all of it may be left out.
 #[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, default)]
+#[schema(example = json!({ "grace_seconds": 86_400 }))]
 pub struct RotateSecretRequest {
     /// Seconds for which the old secrets sign on beside the new one, 0 to 604,800; 86,400 by default.
     #[schema(minimum = 0, maximum = 604_800)]

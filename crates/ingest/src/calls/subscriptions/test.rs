@@ -49,6 +49,7 @@ const CHANNEL: &str = "postroad.test";
 /// for.
 #[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, default)]
+#[schema(example = json!({ "payload": { "ref": "refs/heads/main" }, "timeout_seconds": 5 }))]
 pub struct TestRequest {
     /// The sample's payload, an object or a string; by default one that says that it is a test.
     #[schema(value_type = Option<MessagePayload>)]

@@ -1,5 +1,6 @@
 //! Subscriptions as the API shows them.
 
+use postroad_api::number;
 use postroad_model::{
     egress::{CallbackUrl, EgressPolicy},
     filter::Filter,
@@ -54,8 +55,10 @@ pub struct Settings {
     /// Retries after the first attempt.
     pub max_retries: u32,
     /// Seconds before the first retry.
+    #[serde(serialize_with = "number::whole")]
     pub retry_delay: f64,
     /// What the delay is multiplied by before each further retry.
+    #[serde(serialize_with = "number::whole")]
     pub backoff_multiplier: f64,
     /// The most unacknowledged deliveries at a time.
     pub prefetch_count: u32,
