@@ -12,6 +12,7 @@ use postroad_model::{
 use postroad_store::StoreError;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
+use utoipa::ToSchema;
 
 /// Why a call was refused or failed.
 #[derive(Debug, Clone)]
@@ -44,14 +45,26 @@ fn short(mut text: String, most: usize) -> String {
 /// The result of a call.
 pub type ApiResult<T> = Result<T, ApiError>;
 
-/// `ErrorResponse`, as the contract has it.
-#[derive(Debug, Serialize)]
-struct ErrorResponse<'a> {
-    error: &'a str,
-    error_code: &'a str,
-    timestamp: Time,
-    request_id: String,
-    details: &'a Map<String, Value>,
+/// `ErrorResponse`: why a call was refused or failed. Nothing has changed, unless the text says otherwise.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(example = json!({
+    "error": "channel contains ' '; words may hold A-Z a-z 0-9 _ - : /",
+    "error_code": "invalid_field",
+    "timestamp": "2024-01-15T12:30:00.000Z",
+    "request_id": "req_01hm6c8f3sxk2v9d0q4t7w1y5z",
+    "details": { "field": "channel" },
+}))]
+pub struct ErrorResponse {
+    /// For people: what is wrong, and the way out.
+    pub error: String,
+    /// For programs, in `snake_case`.
+    pub error_code: &'static str,
+    /// When this was answered.
+    pub timestamp: Time,
+    /// Of this call; Postroad's logs name it where the fault is Postroad's.
+    pub request_id: String,
+    /// More, for programs: `field`, `value`, `index`, …
+    pub details: Map<String, Value>,
 }
 
 impl ApiError {
@@ -192,11 +205,11 @@ impl IntoResponse for ApiError {
             );
         }
         let body = ErrorResponse {
-            error: &self.message,
+            error: self.message,
             error_code: self.code,
             timestamp: Time::from_millis(now_ms),
             request_id,
-            details: &self.details,
+            details: self.details,
         };
         let mut response = (self.status, axum::Json(body)).into_response();
         if let Some(seconds) = self.retry_after {

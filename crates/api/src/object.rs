@@ -10,6 +10,7 @@ use serde::{
     de::{Error, MapAccess, SeqAccess, Visitor, value::MapAccessDeserializer},
 };
 use serde_json::{Map, Value, value::RawValue};
+use utoipa::ToSchema;
 
 /// Any JSON without a doubled name at any depth.
 #[derive(Debug)]
@@ -35,8 +36,9 @@ pub fn unique<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Map<S
 }
 
 /// An object as it was written, byte for byte: what JSON's readers make of it is theirs.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 #[serde(transparent)]
+#[schema(value_type = Object)]
 pub struct RawObject(pub Box<RawValue>);
 
 impl RawObject {

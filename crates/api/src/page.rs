@@ -30,6 +30,7 @@ pub fn position(cursor: Option<&str>) -> ApiResult<Option<String>> {
     URL_SAFE_NO_PAD
         .decode(cursor)
         .ok()
+        .filter(|bytes| !bytes.is_empty())
         .and_then(|bytes| String::from_utf8(bytes).ok())
         .map(Some)
         .ok_or_else(strange_cursor)
@@ -48,7 +49,7 @@ mod tests {
     fn cursors_read_back_and_junk_is_refused() {
         assert_eq!(position(Some(&cursor("sub_1"))).unwrap().as_deref(), Some("sub_1"));
         assert_eq!(position(None).unwrap(), None);
-        assert!(position(Some("!!")).is_err());
+        assert!(position(Some("!!")).is_err() && position(Some("")).is_err());
         assert!(limit(Some(0)).is_err() && limit(Some(501)).is_err());
         assert_eq!(limit(None).unwrap(), 50);
     }

@@ -31,6 +31,7 @@ use postroad_store::{
     trace::{Lies, Line},
 };
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use crate::App;
 
@@ -64,7 +65,7 @@ pub enum Word {
 }
 
 /// Where a delivery stands once it was spoken of.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Standing {
     /// It is done.

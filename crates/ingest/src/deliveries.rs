@@ -10,12 +10,14 @@ use postroad_store::{
     trace::{Lies, Line, Trace},
 };
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use crate::App;
 
 /// Where a message stands: the least finished of its deliveries' states, in this order.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
+#[schema(as = DeliveryStatus)]
 pub enum Status {
     /// Stored, and not due yet.
     Scheduled,
@@ -42,7 +44,7 @@ pub enum Status {
 }
 
 /// One subscription's delivery.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct Delivery {
     /// The subscription.
     pub subscription_id: String,
@@ -65,7 +67,7 @@ pub struct Delivery {
 }
 
 /// One attempt. What is no attempt of ours (a missed or an explicit acknowledgment, a lost worker) has the number 0.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct AttemptView {
     /// Its number, from 1.
     pub attempt: u32,

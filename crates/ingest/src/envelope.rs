@@ -15,11 +15,12 @@ use postroad_model::{
     time::Time,
 };
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use crate::publish::{Checked, Circumstances, Draft, Limits, MetadataRequest, check_text, derived_id};
 
 /// Who or what something is about: services number or name their users, companies and entities.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(untagged, expecting = "must be a whole number or a string")]
 pub enum EntityId {
     /// A number.

@@ -3,7 +3,7 @@
 //! A call's way is short: [`calls`] reads it, `publish` and `subscriptions` check all of it before anything is
 //! stored, [`flight`] brings messages to Redis many at a time. What their channels ask of them is known here
 //! ([`channels`]). Events, commands, notifications and health messages are written by [`envelope`] and walk the same
-//! way. Everything else is `postroad-store`'s.
+//! way. All of it is described by [`openapi`]. Everything else is `postroad-store`'s.
 //!
 //! What it guarantees: a 2xx to a publish follows the write; a refused call has changed nothing; a repeated
 //! one with the same id delivers nothing twice. It keeps no state of its own but what it can load anew, and what it
@@ -22,6 +22,7 @@ pub mod event_types;
 pub mod figures;
 pub mod flight;
 pub mod metrics;
+pub mod openapi;
 pub mod publish;
 pub mod stream;
 pub mod subscribe;
@@ -33,10 +34,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use axum::{
-    Router,
-    routing::{get, post},
-};
+use axum::Router;
 use postroad_api::{
     caller::Caller,
     error::{no_such_method, no_such_path},
@@ -51,6 +49,8 @@ use postroad_daemon::{
 };
 use postroad_member::{life, tally::Tally};
 use postroad_store::Store;
+use utoipa::OpenApi;
+use utoipa_axum::{router::OpenApiRouter, routes};
 
 use admission::Admission;
 use channels::Channels;
@@ -58,6 +58,7 @@ use config::{Config, IngestConfig};
 use event_types::EventTypes;
 use flight::Gate;
 use metrics::Metrics;
+use openapi::Description;
 use publish::Limits;
 use test_rate::TestRate;
 use waiting::Places;
@@ -112,60 +113,53 @@ impl App {
     }
 }
 
-/// The API's calls.
-pub fn router(app: Arc<App>) -> Router {
-    Router::new()
-        .route("/v1/messages", post(calls::messages::publish))
-        .route("/v1/messages/bulk", post(calls::messages::publish_bulk))
-        .route("/v1/messages/{id}", get(calls::messages::show).delete(calls::delayed::cancel))
-        .route("/v1/messages/{id}/ack", post(calls::acknowledgments::acknowledge_message))
-        .route("/v1/messages/{id}/deliveries", get(calls::messages::deliveries))
-        .route("/v1/messages/{id}/replay", post(calls::replays::message))
-        .route("/v1/channels/{name}/messages", post(calls::messages::publish_raw))
-        .route("/v1/channels", get(calls::channels::list))
-        .route(
-            "/v1/channels/{name}",
-            get(calls::channels::show).put(calls::channels::put).delete(calls::channels::forget),
-        )
-        .route("/v1/explain", post(calls::explain::explain))
-        .route("/v1/subscriptions", post(calls::subscriptions::create).get(calls::subscriptions::list))
-        .route(
-            "/v1/subscriptions/{id}",
-            get(calls::subscriptions::show)
-                .patch(calls::subscriptions::patch)
-                .delete(calls::subscriptions::cancel),
-        )
-        .route("/v1/subscriptions/{id}/pull", post(calls::pull::pull))
-        .route("/v1/subscriptions/{id}/ack", post(calls::acknowledgments::acknowledge_batch))
-        .route("/v1/subscriptions/{id}/pause", post(calls::subscriptions::pause))
-        .route("/v1/subscriptions/{id}/resume", post(calls::subscriptions::resume))
-        .route("/v1/channels/{name}/stats", get(calls::figures::channel_stats))
-        .route("/v1/metrics", get(calls::figures::metrics))
-        .route("/v1/subscriptions/{id}/rotate-secret", post(calls::subscriptions::rotate_secret))
-        .route("/v1/subscriptions/{id}/test", post(calls::subscriptions::test))
-        .route("/v1/cloudevents", post(calls::cloudevents::publish))
-        .route("/v1/events", post(calls::events::publish))
-        .route("/v1/event-types", get(calls::event_types::list))
-        .route(
-            "/v1/event-types/{type}",
-            get(calls::event_types::show).put(calls::event_types::put).delete(calls::event_types::remove),
-        )
-        .route("/v1/commands", post(calls::commands::publish_command))
-        .route("/v1/queries", post(calls::commands::publish_query))
-        .route("/v1/commands/{id}", get(calls::command_responses::show))
-        .route("/v1/commands/{id}/response", post(calls::command_responses::respond))
-        .route("/v1/notifications", post(calls::notifications::publish))
-        .route("/v1/notifications/stream", get(calls::notification_streams::open))
-        .route("/v1/notifications/tickets", post(calls::notification_streams::issue_ticket))
-        .route("/v1/health-checks", post(calls::health_checks::publish))
-        .route("/v1/services", get(calls::health_checks::services))
-        .route("/v1/subscriptions/{id}/replay", post(calls::replays::subscription))
-        .route("/v1/replays/{id}", get(calls::replays::show).delete(calls::replays::stop))
-        .route("/health", get(calls::health::health))
-        .merge(calls::message_queue::router())
-        .method_not_allowed_fallback(no_such_method)
-        .fallback(no_such_path)
-        .with_state(app)
+/// The API's calls, and their description.
+///
+/// # Errors
+/// Where the description cannot be written.
+pub fn router(app: Arc<App>) -> anyhow::Result<Router> {
+    use calls::*;
+    let calls = OpenApiRouter::with_openapi(Description::openapi())
+        .routes(routes!(messages::publish))
+        .routes(routes!(messages::publish_bulk))
+        .routes(routes!(messages::show, delayed::cancel))
+        .routes(routes!(messages::deliveries))
+        .routes(routes!(messages::publish_raw))
+        .routes(routes!(explain::explain))
+        .routes(routes!(channels::list))
+        .routes(routes!(channels::show, channels::put, channels::forget))
+        .routes(routes!(figures::channel_stats))
+        .routes(routes!(subscriptions::create, subscriptions::list))
+        .routes(routes!(subscriptions::show, subscriptions::patch, subscriptions::cancel))
+        .routes(routes!(subscriptions::pause))
+        .routes(routes!(subscriptions::resume))
+        .routes(routes!(subscriptions::rotate::rotate_secret))
+        .routes(routes!(subscriptions::test::test))
+        .routes(routes!(pull::pull))
+        .routes(routes!(acknowledgments::acknowledge_message))
+        .routes(routes!(acknowledgments::acknowledge_batch))
+        .routes(routes!(replays::message))
+        .routes(routes!(replays::subscription))
+        .routes(routes!(replays::show, replays::stop))
+        .routes(routes!(events::publish))
+        .routes(routes!(event_types::list))
+        .routes(routes!(event_types::show, event_types::put, event_types::remove))
+        .routes(routes!(cloudevents::publish))
+        .routes(routes!(commands::publish_command))
+        .routes(routes!(commands::publish_query))
+        .routes(routes!(command_responses::show))
+        .routes(routes!(command_responses::respond))
+        .routes(routes!(notifications::publish))
+        .routes(routes!(notification_streams::open))
+        .routes(routes!(notification_streams::issue_ticket))
+        .routes(routes!(health_checks::publish))
+        .routes(routes!(health_checks::services))
+        .routes(routes!(figures::metrics))
+        .routes(routes!(health::health))
+        .merge(message_queue::router())
+        .with_state(app);
+    let router = openapi::described(calls)?;
+    Ok(router.method_not_allowed_fallback(no_such_method).fallback(no_such_path))
 }
 
 /// Runs the API until it is told to stop: no new connections, answers under way are finished, the instance
@@ -209,7 +203,7 @@ pub async fn run(config: Config, context: Context) -> anyhow::Result<()> {
     });
     let side = health::router(readiness.clone(), Arc::new(metrics_registry));
     let side = side.method_not_allowed_fallback(no_such_method);
-    let http = config.auth.guard(router(app).merge(side));
+    let http = config.auth.guard(router(app)?.merge(side));
     readiness.set("redis", Err("not reached yet".into()));
     let presence = tokio::spawn(be_present(store, me, admission, channels, stop.clone(), readiness));
     serve::serve(listener, http, serving, &stop).await;

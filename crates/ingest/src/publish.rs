@@ -15,6 +15,7 @@ use postroad_model::{
     id::{Kind, MessageId, mint_in_partition},
     message::{Message, Metadata, Payload, PayloadKind, Priority},
     names::{ChannelName, OrderingKey, RoutingKey, ServiceName},
+    openapi::MessagePayload,
     placement::Layout,
     time::Time,
     trace_context::TraceParent,
@@ -23,32 +24,54 @@ use postroad_store::{Acceptance, Due, IdKey, entry::Entry};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, value::RawValue};
 use sha2::{Digest, Sha256};
+use utoipa::ToSchema;
 
-use crate::channels::Channels;
-use crate::due;
+use crate::{channels::Channels, due};
 
 /// `PublishMessageRequest`.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(example = json!({
+        "channel": "github.push",
+        "payload": {
+            "ref": "refs/heads/main",
+            "after": "0d1a26e67d8f5eaf1f6ba5c57fc3c7d91ac0fd1c",
+            "repository": { "full_name": "octo-org/hello-world" },
+        },
+        "routing_key": "octo-org.hello-world",
+        "ordering_key": "octo-org/hello-world",
+        "metadata": {
+            "message_id": "72d3162e-cc78-11e3-81ab-4c9367dc0958",
+            "priority": "high",
+            "ttl": 3600,
+            "headers": { "x-github-event": "push" },
+        },
+        "service_name": "github",
+    }))]
 pub struct PublishMessageRequest {
     /// The channel.
+    #[schema(pattern = r"^[A-Za-z0-9_:/-]+(\.[A-Za-z0-9_:/-]+)*$", max_length = 255)]
     pub channel: String,
     /// An object, a string, or bytes as base64 with `metadata.content_encoding: "base64"`.
+    #[schema(value_type = MessagePayload)]
     pub payload: Box<RawValue>,
     /// Everything in it may be left out.
     #[serde(default, deserialize_with = "object::only")]
     pub metadata: Option<MetadataRequest>,
     /// Who publishes; the caller by default.
     #[serde(default)]
+    #[schema(min_length = 1, max_length = 255)]
     pub service_name: Option<String>,
     /// `false` keeps no history and waits for no durability.
     #[serde(default)]
     pub persistent: Option<bool>,
     /// The routing key.
     #[serde(default)]
+    #[schema(max_length = 255)]
     pub routing_key: Option<String>,
     /// The key whose messages keep their order.
     #[serde(default)]
+    #[schema(min_length = 1, max_length = 255)]
     pub ordering_key: Option<String>,
     /// When it is due, at most 30 days ahead: it is matched then, and can be cancelled until then. A time that has
     /// passed means at once.
@@ -56,26 +79,34 @@ pub struct PublishMessageRequest {
     pub deliver_at: Option<Time>,
     /// The same as seconds from when it is stored, 0 to 2,592,000; not together with `deliver_at`.
     #[serde(default)]
+    #[schema(minimum = 0, maximum = 2_592_000)]
     pub delay_seconds: Option<i64>,
 }
 
 /// `MessageMetadata`, as a publisher gives it.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct MetadataRequest {
     /// Makes publishing idempotent.
+    #[schema(pattern = "^[A-Za-z0-9_-]{1,128}$")]
     pub message_id: Option<String>,
     /// What ties messages of one undertaking together.
+    #[schema(max_length = 255)]
     pub correlation_id: Option<String>,
     /// The channel on which an answer is expected.
+    #[schema(max_length = 255)]
     pub reply_to: Option<String>,
     /// The payload's media type.
+    #[schema(max_length = 255)]
     pub content_type: Option<String>,
     /// `base64` where the payload is bytes.
+    #[schema(max_length = 255)]
     pub content_encoding: Option<String>,
     /// The priority inside a queue.
+    #[schema(value_type = Option<Priority>)]
     pub priority: Option<String>,
     /// Seconds after acceptance until which delivery makes sense.
+    #[schema(minimum = 1, maximum = 315_360_000)]
     pub ttl: Option<i64>,
     /// When it was published.
     pub timestamp: Option<Time>,
@@ -85,7 +116,15 @@ pub struct MetadataRequest {
 }
 
 /// `PublishMessageResponse`.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
+#[schema(example = json!({
+        "success": true,
+        "message_id": "72d3162e-cc78-11e3-81ab-4c9367dc0958",
+        "channel": "github.push",
+        "timestamp": "2024-01-15T12:30:00.000Z",
+        "correlation_id": "72d3162e-cc78-11e3-81ab-4c9367dc0958",
+        "error": null,
+    }))]
 pub struct PublishMessageResponse {
     /// Whether it is stored.
     pub success: bool,

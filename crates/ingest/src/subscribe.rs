@@ -24,29 +24,44 @@ use postroad_model::{
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
+use utoipa::ToSchema;
 
 use crate::config::IngestConfig;
 
 /// `SubscriptionRequest`.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(example = json!({
+        "service_name": "deployer",
+        "callback_url": "https://deployer.example/webhooks/postroad",
+        "channel": "github.push",
+        "routing_key": "octo-org.*",
+        "filter_criteria": { "ref": ["refs/heads/main", { "prefix": "refs/tags/" }] },
+        "headers": { "x-token": "a secret between the two" },
+        "retry_policy": { "max_retries": 5, "retry_delay": 10.0, "backoff_multiplier": 2.0 },
+        "prefetch_count": 10,
+    }))]
 pub struct SubscriptionRequest {
     /// The service that it belongs to.
+    #[schema(min_length = 1, max_length = 255)]
     pub service_name: String,
     /// Where deliveries go; none: they are pulled.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub callback_url: Option<String>,
     /// One channel, by name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(pattern = r"^[A-Za-z0-9_:/-]+(\.[A-Za-z0-9_:/-]+)*$", max_length = 255)]
     pub channel: Option<String>,
     /// All channels that a glob matches.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(min_length = 1, max_length = 255)]
     pub channel_pattern: Option<String>,
     /// An event pattern over the payload.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub filter_criteria: Option<Map<String, Value>>,
     /// A topic pattern over the routing key.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(max_length = 255)]
     pub routing_key: Option<String>,
     /// Headers to compare.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -56,51 +71,62 @@ pub struct SubscriptionRequest {
     pub headers: Option<BTreeMap<String, String>>,
     /// Retries after the first attempt.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 0, maximum = 100)]
     pub max_retries: Option<u32>,
     /// Seconds before the first retry.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 0, maximum = 3_600)]
     pub retry_delay: Option<f64>,
     /// The same, and the multiplier, in one.
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "object::only")]
     pub retry_policy: Option<RetryPolicyRequest>,
     /// The most unacknowledged deliveries at a time, over all workers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 1, maximum = 10_000)]
     pub prefetch_count: Option<u32>,
     /// Whether a 2xx also acknowledges. `false` where deliveries are pulled.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub auto_ack: Option<bool>,
     /// Seconds within which an unacknowledged delivery must be acknowledged.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 1, maximum = 43_200)]
     pub ack_timeout: Option<u64>,
     /// The most deliveries in one request.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 1, maximum = 1_000)]
     pub batch_size: Option<u32>,
     /// Deliveries a second; none: as fast as it answers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 1, maximum = 100_000)]
     pub rate_limit: Option<u32>,
     /// Whether messages of one ordering key keep their order.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ordered: Option<bool>,
     /// How a delivery is put into a request.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Format>)]
     pub format: Option<String>,
     /// The channel on which copies of dead letters are published.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(pattern = r"^[A-Za-z0-9_:/-]+(\.[A-Za-z0-9_:/-]+)*$", max_length = 255)]
     pub dead_letter_queue: Option<String>,
 }
 
 /// `retry_policy`; its delay is in seconds.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RetryPolicyRequest {
     /// Retries after the first attempt.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 0, maximum = 100)]
     pub max_retries: Option<u32>,
     /// Seconds before the first retry.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 0, maximum = 3_600)]
     pub retry_delay: Option<f64>,
     /// What the delay is multiplied by before each further retry.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 1, maximum = 100)]
     pub backoff_multiplier: Option<f64>,
 }
 

@@ -17,6 +17,7 @@ pub fn channel(target_service: Option<&str>) -> Result<ChannelName, NameError> {
 
 /// How a command stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum CommandStatus {
     /// Nobody has got it yet, or not everybody who is to.

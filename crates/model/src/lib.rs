@@ -20,6 +20,8 @@
 //!   never reach.
 //! * [`figures`]: what all of that adds up to.
 //!
+//! With the feature `openapi`, what the APIs show has a schema.
+//!
 //! What is *not* here: how any of it is stored (`postroad-store`) or sent (`postroad-worker`).
 
 pub mod channel;
@@ -40,6 +42,8 @@ pub mod message;
 pub mod message_delivery;
 pub mod names;
 pub mod notification;
+#[cfg(feature = "openapi")]
+pub mod openapi;
 pub mod placement;
 pub mod signature;
 pub mod subscription;

@@ -35,6 +35,7 @@ use crate::{
 
 /// How a channel's messages find their subscriptions: what `routing_key` means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum ChannelType {
     /// By AMQP topic patterns.
@@ -89,6 +90,7 @@ pub struct Candidate<'a> {
 
 /// The condition that kept a message from a subscription: the first one that did not match.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Mismatch {
     /// It is on another channel.

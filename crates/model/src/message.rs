@@ -15,6 +15,7 @@ use crate::{
 
 /// How urgent a message is inside a subscription's queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Priority {
     /// After everything else.
@@ -97,6 +98,7 @@ pub struct Payload {
 
 /// A message's metadata, as subscribers see it (`MessageMetadata`).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema), schema(as = MessageMetadata))]
 pub struct Metadata {
     /// The message's id.
     pub message_id: MessageId,

@@ -17,6 +17,7 @@ use crate::{
 
 /// Whether a subscription gets its deliveries now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema), schema(as = SubscriptionStatus))]
 #[serde(rename_all = "lowercase")]
 pub enum Status {
     /// Deliveries flow.
@@ -106,6 +107,7 @@ impl RetryPolicy {
 
 /// How a delivery is put into a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema), schema(as = SubscriptionFormat))]
 #[serde(rename_all = "kebab-case")]
 pub enum Format {
     /// `MessageDelivery` as JSON; several as `{"deliveries": […]}`.

@@ -10,7 +10,8 @@ use axum::{
 };
 use postroad_api::{
     body,
-    error::{ApiError, ApiResult},
+    error::{ApiError, ApiResult, ErrorResponse},
+    openapi::{Always, ByName, WithBody},
     path::Named,
 };
 use postroad_model::{
@@ -18,10 +19,12 @@ use postroad_model::{
     subscription::{MAX_ACK_TIMEOUT, Subscription},
 };
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use crate::{
     App,
     acknowledge::{Said, Standing, Word, acknowledge, meant},
+    openapi::params::{MessagePath, SubscriptionPath},
 };
 
 /// The most bytes of a request, and the most deliveries that one may speak of.
@@ -31,11 +34,17 @@ const MAX_ROWS: usize = 1_000;
 const MAX_ERROR: usize = 1_024;
 
 /// `MessageAcknowledgment`.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(example = json!({
+        "subscription_id": "sub_01hm6c8f3sxk2v9d0q4t7w1y5z3b8n",
+        "success": false,
+        "error": "the warehouse is closed",
+    }))]
 pub struct MessageAcknowledgment {
     /// The message; the one in the path.
     #[serde(default)]
+    #[schema(pattern = "^[A-Za-z0-9_-]{1,128}$")]
     pub message_id: Option<String>,
     /// The subscription whose delivery it is; may be left out where the message went to one only.
     #[serde(default)]
@@ -45,6 +54,7 @@ pub struct MessageAcknowledgment {
     pub success: bool,
     /// Why it was not.
     #[serde(default)]
+    #[schema(max_length = 1_024)]
     pub error: Option<String>,
 }
 
@@ -53,7 +63,7 @@ fn yes() -> bool {
 }
 
 /// A delivery that was spoken of.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct Acknowledged {
     /// Always true: what fails is answered with an `ErrorResponse`.
     pub success: bool,
@@ -65,7 +75,24 @@ pub struct Acknowledged {
     pub status: Standing,
 }
 
-/// `POST /v1/messages/{id}/ack`
+/// Acknowledges one delivery of a message.
+///
+/// A positive acknowledgment settles the delivery wherever it lies; `success: false` counts as a failed attempt.
+#[utoipa::path(
+    post,
+    path = "/v1/messages/{id}/ack",
+    operation_id = "acknowledge_message",
+    tag = "acknowledgments",
+    params(MessagePath),
+    request_body = MessageAcknowledgment,
+    responses(
+        (status = 200, description = "What was said is taken; also when it is said again.", body = Acknowledged),
+        (status = 409, description = "The delivery is dead, settled otherwise, or was not handed over yet; or the message went to several subscriptions and none is named.", body = ErrorResponse),
+        ByName,
+        WithBody,
+        Always,
+    ),
+)]
 pub async fn acknowledge_message(
     State(app): State<Arc<App>>,
     Named(id): Named,
@@ -93,8 +120,13 @@ pub async fn acknowledge_message(
 }
 
 /// What is said of several deliveries of one subscription.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(example = json!({
+        "acknowledge": ["72d3162e-cc78-11e3-81ab-4c9367dc0958"],
+        "reject": [{ "message_id": "msg_01hm6c8f3s07xk2v9d0q4t7w1y5z3b8n", "error": "no such order", "requeue": false }],
+        "extend": [],
+    }))]
 pub struct BatchAcknowledgment {
     /// Messages that were processed.
     #[serde(default)]
@@ -108,17 +140,20 @@ pub struct BatchAcknowledgment {
     /// Seconds from now in which those must be acknowledged, 1 to 43,200; the subscription's `ack_timeout` by
     /// default.
     #[serde(default)]
+    #[schema(minimum = 1, maximum = 43_200)]
     pub extend_seconds: Option<u64>,
 }
 
 /// A delivery that was not processed.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Rejection {
     /// The message.
+    #[schema(pattern = "^[A-Za-z0-9_-]{1,128}$")]
     pub message_id: String,
     /// Why.
     #[serde(default)]
+    #[schema(max_length = 1_024)]
     pub error: Option<String>,
     /// `true` (the default) counts as a failed attempt; `false` makes it a dead letter.
     #[serde(default = "yes")]
@@ -126,7 +161,7 @@ pub struct Rejection {
 }
 
 /// What became of each, in the order `acknowledge`, `reject`, `extend`.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct BatchAcknowledged {
     /// Whether all succeeded.
     pub success: bool,
@@ -135,7 +170,7 @@ pub struct BatchAcknowledged {
 }
 
 /// What became of one.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct BatchRow {
     /// The message.
     pub message_id: String,
@@ -149,7 +184,22 @@ pub struct BatchRow {
     pub error_code: Option<&'static str>,
 }
 
-/// `POST /v1/subscriptions/{id}/ack`
+/// Acknowledges, rejects or extends up to 1,000 deliveries of a subscription.
+#[utoipa::path(
+    post,
+    path = "/v1/subscriptions/{id}/ack",
+    operation_id = "acknowledge_deliveries",
+    tag = "acknowledgments",
+    params(SubscriptionPath),
+    request_body = BatchAcknowledgment,
+    responses(
+        (status = 200, description = "All is done as asked.", body = BatchAcknowledged),
+        (status = 207, description = "Some failed: their rows say why.", body = BatchAcknowledged),
+        ByName,
+        WithBody,
+        Always,
+    ),
+)]
 pub async fn acknowledge_batch(
     State(app): State<Arc<App>>,
     Named(id): Named,

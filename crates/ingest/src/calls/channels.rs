@@ -10,8 +10,10 @@ use axum::{
 };
 use postroad_api::{
     body,
-    error::{ApiError, ApiResult},
-    object, page,
+    error::{ApiError, ApiResult, ErrorResponse},
+    object,
+    openapi::{Always, ByName, WithBody, WithQuery},
+    page,
     path::Named,
     query,
 };
@@ -25,14 +27,20 @@ use postroad_model::{
 use postroad_store::{Scope, StoreError};
 use serde::{Deserialize, Deserializer, Serialize, de::Error};
 use serde_json::{Map, Value};
+use utoipa::ToSchema;
 
-use crate::{App, channels::Subscribers, figures};
+use crate::{
+    App,
+    channels::Subscribers,
+    figures,
+    openapi::params::{ChannelPath, PageQuery},
+};
 
 /// The most bytes of a request.
 const MAX_BODY: usize = 64 << 10;
 
 /// `ChannelInfo`, and how the channel is configured.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct ChannelInfo {
     /// Its name.
     pub name: String,
@@ -62,7 +70,7 @@ pub struct ChannelInfo {
 }
 
 /// A page of channels.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct ChannelList {
     /// By name.
     pub channels: Vec<ChannelInfo>,
@@ -71,8 +79,13 @@ pub struct ChannelList {
 }
 
 /// What a channel is configured with. What is left out gets its default: this replaces all that was there.
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, default)]
+#[schema(example = json!({
+        "type": "topic",
+        "durable": true,
+        "arguments": { "x-message-ttl": 86_400_000, "x-max-length": 100_000, "x-overflow": "reject-publish" },
+    }))]
 pub struct ChannelRequest {
     /// How its messages find their subscriptions; `topic` by default.
     #[serde(rename = "type", deserialize_with = "named_type")]
@@ -89,7 +102,7 @@ pub struct ChannelRequest {
 }
 
 /// What is left of a channel whose settings were forgotten.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct ChannelForgotten {
     /// Whether it is as was asked for.
     pub success: bool,
@@ -101,7 +114,21 @@ pub struct ChannelForgotten {
     pub message: String,
 }
 
-/// `GET /v1/channels`
+/// Lists channels by name.
+///
+/// Those that are configured, subscribed to by name, or were used within 90 days.
+#[utoipa::path(
+    get,
+    path = "/v1/channels",
+    operation_id = "list_channels",
+    tag = "channels",
+    params(PageQuery),
+    responses(
+        (status = 200, description = "A page.", body = ChannelList),
+        WithQuery,
+        Always,
+    ),
+)]
 pub async fn list(State(app): State<Arc<App>>, uri: Uri) -> ApiResult<Json<ChannelList>> {
     let asked = query::pairs(&uri, &["limit", "cursor"])?;
     let limit = page::limit(asked.get("limit").map(|limit| query::number("limit", limit)).transpose()?)?;
@@ -129,7 +156,19 @@ pub(super) async fn all_names(app: &App, tenant: &Tenant) -> ApiResult<BTreeSet<
     Ok(names)
 }
 
-/// `GET /v1/channels/{name}`
+/// Shows a channel.
+#[utoipa::path(
+    get,
+    path = "/v1/channels/{name}",
+    operation_id = "show_channel",
+    tag = "channels",
+    params(ChannelPath),
+    responses(
+        (status = 200, description = "The channel.", body = ChannelInfo),
+        ByName,
+        Always,
+    ),
+)]
 pub async fn show(State(app): State<Arc<App>>, Named(name): Named) -> ApiResult<Json<ChannelInfo>> {
     let tenant = app.caller().tenant;
     let unknown = || ApiError::not_found("channel", &name);
@@ -138,7 +177,24 @@ pub async fn show(State(app): State<Arc<App>>, Named(name): Named) -> ApiResult<
     one(&app, &tenant, &name).await?.map(Json).ok_or_else(unknown)
 }
 
-/// `PUT /v1/channels/{name}`
+/// Configures a channel.
+///
+/// What is left out gets its default: this replaces all that was there. Every instance sees it within a second.
+#[utoipa::path(
+    put,
+    path = "/v1/channels/{name}",
+    operation_id = "configure_channel",
+    tag = "channels",
+    params(ChannelPath),
+    request_body = ChannelRequest,
+    responses(
+        (status = 200, description = "It had settings.", body = ChannelInfo),
+        (status = 201, description = "It had none.", body = ChannelInfo),
+        (status = 409, description = "`channel_exclusive`: several services subscribe to it; or too many channels are configured.", body = ErrorResponse),
+        WithBody,
+        Always,
+    ),
+)]
 pub async fn put(State(app): State<Arc<App>>, Named(name): Named, request: Request) -> ApiResult<Response> {
     let tenant = app.caller().tenant;
     let name = ChannelName::new(&name)?;
@@ -173,7 +229,21 @@ pub async fn put(State(app): State<Arc<App>>, Named(name): Named, request: Reque
     Ok((status, Json(info(&name, Some(&settings), &subscribers, &figures))).into_response())
 }
 
-/// `DELETE /v1/channels/{name}`
+/// Forgets a channel's settings.
+///
+/// It has the defaults from then on; its messages and subscriptions stay.
+#[utoipa::path(
+    delete,
+    path = "/v1/channels/{name}",
+    operation_id = "forget_channel",
+    tag = "channels",
+    params(ChannelPath),
+    responses(
+        (status = 200, description = "It has the defaults.", body = ChannelForgotten),
+        ByName,
+        Always,
+    ),
+)]
 pub async fn forget(State(app): State<Arc<App>>, Named(name): Named) -> ApiResult<Json<ChannelForgotten>> {
     let tenant = app.caller().tenant;
     let unknown = || ApiError::not_found("channel", &name);

@@ -13,6 +13,7 @@ use postroad_api::{
     body,
     caller::Caller,
     error::{ApiError, ApiResult},
+    openapi::{Always, Publishes, WithBody},
     query,
 };
 use postroad_model::{
@@ -31,19 +32,42 @@ use super::messages::{
 };
 use crate::{
     App,
-    publish::{Checked, Circumstances, Draft, Limits, MAX_TTL, MetadataRequest},
+    openapi::{
+        params::{CloudEventHeaders, CloudEventsQuery, TraceHeaders},
+        schemas::{CloudEvent as CloudEventBody, CloudEventsPublished},
+    },
+    publish::{Checked, Circumstances, Draft, Limits, MAX_TTL, MetadataRequest, PublishMessageResponse},
 };
 
 /// What stands around an event's data: attributes, and data written as base64.
 const AROUND_DATA: usize = 64 << 10;
 
-/// `POST /v1/cloudevents`: one event is answered as `POST /v1/messages` is, with 202, or 200 where one of its
-/// source and id was there before; a batch as `POST /v1/messages/bulk` with `fail_on_error` is: one event with
-/// something wrong and nothing is published (422).
+/// Publishes CloudEvents 1.0, in binary, structured or batched mode.
 ///
-/// An event goes to the channel of the query, else to that of its extension `channel`, else to `events.<type>`; its
-/// routing key is its type. `partitionkey` is its ordering key, `expirytime` bounds its life, `traceparent` is its
-/// trace and `correlationid` its correlation id. All attributes are kept as headers, `ce-<name>`.
+/// An event goes to the channel of the query, else to that of its extension `channel`, else to `events.<type>`;
+/// its routing key is its type. `partitionkey` is its ordering key, `expirytime` bounds its life, `traceparent`
+/// is its trace and `correlationid` its correlation id. All attributes are kept as headers, `ce-<name>`. Source
+/// and id make it idempotent. Of a batch all events are published, or none.
+#[utoipa::path(
+    post,
+    path = "/v1/cloudevents",
+    operation_id = "publish_cloudevent",
+    tag = "events",
+    params(CloudEventsQuery, CloudEventHeaders, TraceHeaders),
+    request_body(description = "One event, a batch, or in binary mode an event's data.", content(
+        (CloudEventBody = "application/cloudevents+json"),
+        (Vec<CloudEventBody> = "application/cloudevents-batch+json"),
+        (Value = "application/json", example = json!({ "ref": "refs/heads/main" })),
+    )),
+    responses(
+        (status = 200, description = "An event of this source and id was there before; nothing is delivered.", body = PublishMessageResponse),
+        (status = 202, description = "It is stored: one event is answered as `POST /v1/messages` is, a batch as `POST /v1/messages/bulk`.", content((CloudEventsPublished = "application/json"))),
+        (status = 207, description = "A part of Redis is away: some of a batch are not stored.", body = BulkPublishResponse),
+        Publishes,
+        WithBody,
+        Always,
+    ),
+)]
 pub async fn publish(State(app): State<Arc<App>>, uri: Uri, request: Request) -> ApiResult<Response> {
     let caller = app.caller();
     let asked = query::pairs(&uri, &["channel"])?;

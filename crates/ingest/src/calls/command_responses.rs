@@ -10,7 +10,8 @@ use axum::{
 };
 use postroad_api::{
     body,
-    error::{ApiError, ApiResult},
+    error::{ApiError, ApiResult, ErrorResponse},
+    openapi::{Always, ByName, Publishes, WithBody},
     path::Named,
 };
 use postroad_model::{
@@ -24,12 +25,14 @@ use postroad_store::{Found, Responded, Response as StoredResponse, StoreError};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, value::RawValue};
 use sha2::{Digest, Sha256};
+use utoipa::ToSchema;
 
 use super::messages::{circumstances, counted, max_body, publish_one};
 use crate::{
     App,
     deliveries::{Status, deliveries_of, overall},
     envelope::{Address, Envelope},
+    openapi::params::{CommandPath, TraceHeaders},
     publish::Limits,
 };
 
@@ -37,14 +40,16 @@ use crate::{
 const AROUND_ANSWER: usize = 4 << 10;
 
 /// What a handler answers. Of a command's answers the first one counts.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(example = json!({ "success": true, "payload": { "valid": true } }))]
 pub struct CommandResponseRequest {
     /// Whether it was done; true by default, unless there is an `error`.
     #[serde(default)]
     pub success: Option<bool>,
     /// What came of it: any JSON.
     #[serde(default)]
+    #[schema(value_type = Value, required = false)]
     pub payload: Option<Box<RawValue>>,
     /// Why it was not done.
     #[serde(default)]
@@ -64,7 +69,7 @@ struct Answer {
 }
 
 /// A command's answer.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct CommandResponse {
     /// Whether it was done.
     pub success: bool,
@@ -73,6 +78,7 @@ pub struct CommandResponse {
     /// What was to be done, or asked.
     pub command_type: String,
     /// What came of it.
+    #[schema(value_type = Value)]
     pub payload: Option<Box<RawValue>>,
     /// Why it was not done.
     pub error: Option<String>,
@@ -96,7 +102,7 @@ struct ResponseMessage {
 }
 
 /// What the handler is told.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct CommandResponseReceipt {
     /// Always true.
     pub success: bool,
@@ -118,7 +124,7 @@ pub struct CommandResponseReceipt {
 }
 
 /// How a command stands.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct CommandState {
     /// Its id.
     pub command_id: String,
@@ -197,7 +203,26 @@ fn expires_ms(found: &Found, command: &Message) -> Option<u64> {
     command.metadata.ttl.map(|seconds| found.accepted_ms.saturating_add(seconds.saturating_mul(1_000)))
 }
 
-/// `POST /v1/commands/{id}/response`: 201 for the first answer; 200 for the same once more; 409 for another one.
+/// Answers a command or query.
+///
+/// The first answer counts. It is also published to the command's `reply_to`.
+#[utoipa::path(
+    post,
+    path = "/v1/commands/{id}/response",
+    operation_id = "answer_command",
+    tag = "commands",
+    params(CommandPath, TraceHeaders),
+    request_body = CommandResponseRequest,
+    responses(
+        (status = 200, description = "The same was answered before.", body = CommandResponseReceipt),
+        (status = 201, description = "It is the first answer.", body = CommandResponseReceipt),
+        (status = 409, description = "`already_answered`, and differently.", body = ErrorResponse),
+        Publishes,
+        ByName,
+        WithBody,
+        Always,
+    ),
+)]
 pub async fn respond(State(app): State<Arc<App>>, Named(id): Named, request: Request) -> ApiResult<Response> {
     let caller = app.caller();
     let mut circumstances = circumstances(&app, request.headers())?;
@@ -296,7 +321,19 @@ fn reply_id(command: &MessageId) -> ApiResult<MessageId> {
     Ok(MessageId::new(&id)?)
 }
 
-/// `GET /v1/commands/{id}`
+/// Shows a command or query, and its answer.
+#[utoipa::path(
+    get,
+    path = "/v1/commands/{id}",
+    operation_id = "show_command",
+    tag = "commands",
+    params(CommandPath),
+    responses(
+        (status = 200, description = "How it stands.", body = CommandState),
+        ByName,
+        Always,
+    ),
+)]
 pub async fn show(State(app): State<Arc<App>>, Named(id): Named) -> ApiResult<Json<CommandState>> {
     let (found, command) = find(&app, &id).await?;
     let response = match app.store.response(&command.tenant, &command.id).await? {

@@ -10,8 +10,9 @@ use axum::{
 };
 use postroad_api::{
     body,
-    error::{ApiError, ApiResult},
+    error::{ApiError, ApiResult, ErrorResponse},
     object::RawObject,
+    openapi::{Always, Publishes, WithBody},
     query,
 };
 use postroad_model::{
@@ -22,6 +23,7 @@ use postroad_model::{
 };
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
+use utoipa::ToSchema;
 
 use super::{
     command_responses::{CommandResponse, find},
@@ -30,6 +32,10 @@ use super::{
 use crate::{
     App,
     envelope::{Address, Envelope},
+    openapi::{
+        params::{PublishHeaders, WaitQuery},
+        schemas::CommandAnswered,
+    },
     publish::{Checked, PublishMessageResponse},
     waiting,
 };
@@ -38,36 +44,49 @@ use crate::{
 const MAX_WAIT: u64 = 60;
 
 /// `PublishCommandRequest`, and what the reference's commands say besides.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(example = json!({
+        "command_type": "validate_token",
+        "target_service": "auth",
+        "payload": { "token": "abc" },
+        "reply_to": "responses.menu",
+        "timeout": 30,
+    }))]
 pub struct PublishCommandRequest {
     /// What is to be done, or asked: `validate_token`.
+    #[schema(min_length = 1, max_length = 255)]
     pub command_type: String,
     /// What it takes; `{}` by default.
     #[serde(default)]
     pub payload: Option<RawObject>,
     /// Who publishes it; the caller by default.
     #[serde(default)]
+    #[schema(min_length = 1, max_length = 255)]
     pub service_name: Option<String>,
     /// What ties messages of one undertaking together; the command's id by default.
     #[serde(default)]
+    #[schema(max_length = 255)]
     pub correlation_id: Option<String>,
     /// Free data; `{}` by default.
     #[serde(default)]
     pub metadata: Option<RawObject>,
     /// Who is to handle it: part of the channel's name. Whoever listens to `commands` by default.
     #[serde(default)]
+    #[schema(pattern = r"^[A-Za-z0-9_:/-]+(\.[A-Za-z0-9_:/-]+)*$", max_length = 246)]
     pub target_service: Option<String>,
     /// The channel on which the answer is published.
     #[serde(default)]
+    #[schema(pattern = r"^[A-Za-z0-9_:/-]+(\.[A-Za-z0-9_:/-]+)*$", max_length = 255)]
     pub reply_to: Option<String>,
     /// Seconds in which it makes sense to handle it, 1 to 2,592,000. No bound by default.
     #[serde(default)]
+    #[schema(minimum = 1, maximum = 2_592_000)]
     pub timeout: Option<u64>,
 }
 
 /// `CommandReceipt`.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct CommandReceipt {
     /// Always true: what cannot be published is an error.
     pub success: bool,
@@ -114,12 +133,46 @@ pub struct Command<'a> {
     pub metadata: &'a RawObject,
 }
 
-/// `POST /v1/commands`
+/// Publishes a command.
+///
+/// It goes to the channel `commands.<target_service>`, or `commands`, with its type as routing key.
+#[utoipa::path(
+    post,
+    path = "/v1/commands",
+    operation_id = "publish_command",
+    tag = "commands",
+    params(WaitQuery, PublishHeaders),
+    request_body = PublishCommandRequest,
+    responses(
+        (status = 200, description = "With `wait`, the answer; else the first result of an `Idempotency-Key` that was there before.", content((CommandAnswered = "application/json"))),
+        (status = 202, description = "It is stored.", body = CommandReceipt),
+        (status = 504, description = "`command_timeout`: nobody has answered in time. It is published all the same, under `details.command_id`.", body = ErrorResponse),
+        Publishes,
+        WithBody,
+        Always,
+    ),
+)]
 pub async fn publish_command(State(app): State<Arc<App>>, uri: Uri, request: Request) -> ApiResult<Response> {
     publish(&app, &uri, request, Kind::Command).await
 }
 
-/// `POST /v1/queries`
+/// Publishes a query: a command that asks.
+#[utoipa::path(
+    post,
+    path = "/v1/queries",
+    operation_id = "publish_query",
+    tag = "commands",
+    params(WaitQuery, PublishHeaders),
+    request_body = PublishCommandRequest,
+    responses(
+        (status = 200, description = "With `wait`, the answer; else the first result of an `Idempotency-Key` that was there before.", content((CommandAnswered = "application/json"))),
+        (status = 202, description = "It is stored.", body = CommandReceipt),
+        (status = 504, description = "`command_timeout`: nobody has answered in time. It is published all the same, under `details.command_id`.", body = ErrorResponse),
+        Publishes,
+        WithBody,
+        Always,
+    ),
+)]
 pub async fn publish_query(State(app): State<Arc<App>>, uri: Uri, request: Request) -> ApiResult<Response> {
     publish(&app, &uri, request, Kind::Query).await
 }

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use axum::{Json, extract::State, http::StatusCode};
 use postroad_api::{
-    error::{ApiError, ApiResult},
+    error::{ApiError, ApiResult, ErrorResponse},
+    openapi::{Always, ByName},
     path::Named,
 };
 use postroad_model::{
@@ -13,11 +14,12 @@ use postroad_model::{
 };
 use postroad_store::Cancelled;
 use serde::Serialize;
+use utoipa::ToSchema;
 
-use crate::App;
+use crate::{App, openapi::params::MessagePath};
 
 /// What became of a cancellation.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct CancelResponse {
     /// Always true: what cannot be cancelled is an error.
     pub success: bool,
@@ -32,9 +34,23 @@ pub struct CancelResponse {
     pub deliver_at: Option<Time>,
 }
 
-/// `DELETE /v1/messages/{id}`: cancels a message that is not due yet. 200, also when it is repeated for as long as
-/// ids are remembered; 409 `already_published` once it is due; 404 for an id that nobody knows. Where several
-/// messages with one id wait, under different ordering keys, all of them are cancelled.
+/// Cancels a message that is not due yet.
+///
+/// Answered alike when it is repeated, for as long as ids are remembered. Where several messages with one id
+/// wait, under different ordering keys, all of them are cancelled.
+#[utoipa::path(
+    delete,
+    path = "/v1/messages/{id}",
+    operation_id = "cancel_message",
+    tag = "messages",
+    params(MessagePath),
+    responses(
+        (status = 200, description = "It is cancelled.", body = CancelResponse),
+        (status = 409, description = "`already_published`: it is due, or was.", body = ErrorResponse),
+        ByName,
+        Always,
+    ),
+)]
 pub async fn cancel(State(app): State<Arc<App>>, Named(id): Named) -> ApiResult<Json<CancelResponse>> {
     let unknown = || ApiError::not_found("message", &id);
     let message_id = MessageId::new(&id).map_err(|_| unknown())?;

@@ -10,7 +10,8 @@ use axum::{
 };
 use postroad_api::{
     body,
-    error::{ApiError, ApiResult},
+    error::{ApiError, ApiResult, ErrorResponse},
+    openapi::{Always, ByName, WithBody, WithQuery},
     path::Named,
     query,
 };
@@ -22,10 +23,12 @@ use postroad_model::{
 use postroad_store::{EventTypeBounds, EventTypeRecord, PutEventType};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
+use utoipa::ToSchema;
 
 use crate::{
     App,
     event_types::{About, Registered},
+    openapi::params::{CategoryQuery, EventTypePath},
 };
 
 /// The most bytes of a request: a schema, and what is said about it.
@@ -37,22 +40,34 @@ const MAX_CATEGORY: usize = 64;
 const MAX_DESCRIPTION: usize = 1_000;
 
 /// What is asked of a type. Everything may be left out.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(example = json!({
+        "category": "Orders",
+        "description": "An order has left the warehouse.",
+        "schema": {
+            "type": "object",
+            "properties": { "order_id": { "type": "integer" } },
+            "required": ["order_id"],
+        },
+    }))]
 pub struct EventTypeRequest {
     /// Its category; `Custom` by default. One of the catalogue's types keeps its own.
     #[serde(default)]
+    #[schema(min_length = 1, max_length = 64)]
     pub category: Option<String>,
     /// What has happened.
     #[serde(default)]
+    #[schema(min_length = 1, max_length = 1_000)]
     pub description: Option<String>,
     /// A JSON Schema that the `event_data` of its events must satisfy.
     #[serde(default)]
+    #[schema(value_type = Value, required = false)]
     pub schema: Option<Box<RawValue>>,
 }
 
 /// An event type.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct EventTypeInfo {
     /// The type.
     pub event_type: String,
@@ -63,6 +78,7 @@ pub struct EventTypeInfo {
     /// Whether it is one of the catalogue's.
     pub builtin: bool,
     /// What the `event_data` of its events must satisfy.
+    #[schema(value_type = Value)]
     pub schema: Option<Box<RawValue>>,
     /// Another one with each change; null for what was never registered.
     pub version: Option<u64>,
@@ -73,7 +89,7 @@ pub struct EventTypeInfo {
 }
 
 /// The catalogue.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct EventTypeList {
     /// The categories that every environment has.
     pub categories: [&'static str; 8],
@@ -82,7 +98,7 @@ pub struct EventTypeList {
 }
 
 /// What was removed.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct EventTypeRemoved {
     /// Always true.
     pub success: bool,
@@ -111,7 +127,19 @@ fn parts(registered: &Registered) -> (&EventTypeRecord, &About) {
     (&registered.record, &registered.about)
 }
 
-/// `GET /v1/event-types`, also of one `category`.
+/// Lists event types: the catalogue's, then the tenant's own.
+#[utoipa::path(
+    get,
+    path = "/v1/event-types",
+    operation_id = "list_event_types",
+    tag = "events",
+    params(CategoryQuery),
+    responses(
+        (status = 200, description = "The types.", body = EventTypeList),
+        WithQuery,
+        Always,
+    ),
+)]
 pub async fn list(State(app): State<Arc<App>>, uri: Uri) -> ApiResult<Json<EventTypeList>> {
     let asked = query::pairs(&uri, &["category"])?;
     let tenant = app.caller().tenant;
@@ -141,7 +169,19 @@ fn read_name(name: &str) -> ApiResult<EventType> {
     Ok(EventType::new(name)?)
 }
 
-/// `GET /v1/event-types/{type}`
+/// Shows an event type.
+#[utoipa::path(
+    get,
+    path = "/v1/event-types/{type}",
+    operation_id = "show_event_type",
+    tag = "events",
+    params(EventTypePath),
+    responses(
+        (status = 200, description = "The type.", body = EventTypeInfo),
+        ByName,
+        Always,
+    ),
+)]
 pub async fn show(State(app): State<Arc<App>>, Named(name): Named) -> ApiResult<Json<EventTypeInfo>> {
     let unknown = || ApiError::not_found("event type", &name);
     let event_type = read_name(&name).map_err(|_| unknown())?;
@@ -153,8 +193,24 @@ pub async fn show(State(app): State<Arc<App>>, Named(name): Named) -> ApiResult<
     Ok(Json(info(event_type.as_str(), known, registered.as_ref().map(|registered| parts(registered)))))
 }
 
-/// `PUT /v1/event-types/{type}`: 201 for a type that nothing was registered of, 200 for a change. All instances
-/// know within a second.
+/// Registers an event type, or a schema for one of the catalogue's.
+///
+/// All instances know within a second.
+#[utoipa::path(
+    put,
+    path = "/v1/event-types/{type}",
+    operation_id = "register_event_type",
+    tag = "events",
+    params(EventTypePath),
+    request_body = EventTypeRequest,
+    responses(
+        (status = 200, description = "What was registered is changed.", body = EventTypeInfo),
+        (status = 201, description = "It is registered.", body = EventTypeInfo),
+        (status = 409, description = "`too_many_event_types`: they are too many, or too large in all.", body = ErrorResponse),
+        WithBody,
+        Always,
+    ),
+)]
 pub async fn put(State(app): State<Arc<App>>, Named(name): Named, request: Request) -> ApiResult<Response> {
     let tenant = app.caller().tenant;
     let event_type = read_name(&name)?;
@@ -208,8 +264,21 @@ fn check_words(field: &'static str, text: Option<&str>, most: usize) -> ApiResul
     }
 }
 
-/// `DELETE /v1/event-types/{type}`: forgets what was registered. One of the catalogue's types stays, without its
-/// schema.
+/// Forgets what was registered of an event type.
+///
+/// One of the catalogue's types stays, without its schema.
+#[utoipa::path(
+    delete,
+    path = "/v1/event-types/{type}",
+    operation_id = "forget_event_type",
+    tag = "events",
+    params(EventTypePath),
+    responses(
+        (status = 200, description = "It is forgotten.", body = EventTypeRemoved),
+        ByName,
+        Always,
+    ),
+)]
 pub async fn remove(State(app): State<Arc<App>>, Named(name): Named) -> ApiResult<Json<EventTypeRemoved>> {
     let unknown = || ApiError::not_found("registered event type", &name);
     let event_type = read_name(&name).map_err(|_| unknown())?;

@@ -8,40 +8,61 @@ use axum::{
     http::StatusCode,
     response::{IntoResponse, Response},
 };
-use postroad_api::{body, error::ApiResult, object::RawObject};
+use postroad_api::{
+    body,
+    error::{ApiResult, ErrorResponse},
+    object::RawObject,
+    openapi::{Always, Publishes, WithBody},
+};
 use postroad_model::{
     event::{CHANNEL_PREFIX, EventType},
     id::{Kind, MessageId},
     time::Time,
 };
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::messages::{circumstances, counted, max_body, publish_one};
 use crate::{
     App,
     envelope::{Address, EntityId, Envelope},
+    openapi::params::PublishHeaders,
 };
 
 /// `EventRequest`, and what the reference's events say besides.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(example = json!({
+        "event_type": "user.created",
+        "source_service": "auth",
+        "entity_type": "user",
+        "entity_id": 42,
+        "company_id": 7,
+        "user_id": 1,
+        "after_data": { "email": "octocat@example.com" },
+        "event_data": { "invited": true },
+    }))]
 pub struct EventRequest {
     /// What has happened: `user.created`, or any dot-separated words.
+    #[schema(pattern = r"^[A-Za-z0-9_:/-]+(\.[A-Za-z0-9_:/-]+)*$", max_length = 248)]
     pub event_type: String,
     /// Who publishes it; the caller by default.
     #[serde(default)]
+    #[schema(min_length = 1, max_length = 255)]
     pub source_service: Option<String>,
     /// What there is to say of it; `{}` by default. A type's schema is about this.
     #[serde(default)]
     pub event_data: Option<RawObject>,
     /// What ties messages of one undertaking together; the event's id by default.
     #[serde(default)]
+    #[schema(max_length = 255)]
     pub correlation_id: Option<String>,
     /// Free data; `{}` by default.
     #[serde(default)]
     pub metadata: Option<RawObject>,
     /// What kind of thing it happened to: `user`.
     #[serde(default)]
+    #[schema(max_length = 255)]
     pub entity_type: Option<String>,
     /// Which one.
     #[serde(default)]
@@ -61,7 +82,7 @@ pub struct EventRequest {
 }
 
 /// `EventResponse`.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct EventResponse {
     /// Always true: what cannot be published is an error.
     pub success: bool,
@@ -122,8 +143,26 @@ pub struct Event<'a> {
     pub metadata: &'a RawObject,
 }
 
-/// `POST /v1/events`: 202; 200 for an `Idempotency-Key` that was there before; 422 where the type has a schema
-/// and `event_data` does not satisfy it.
+/// Publishes a business event.
+///
+/// It goes to the channel `events.<event_type>`, with the type as routing key. Where the type has a schema,
+/// `event_data` must satisfy it.
+#[utoipa::path(
+    post,
+    path = "/v1/events",
+    operation_id = "publish_event",
+    tag = "events",
+    params(PublishHeaders),
+    request_body = EventRequest,
+    responses(
+        (status = 200, description = "The `Idempotency-Key` was there before; this is the first result.", body = EventResponse),
+        (status = 202, description = "It is stored.", body = EventResponse),
+        (status = 409, description = "`unusable_schema`: the type's schema is none that this release can run.", body = ErrorResponse),
+        Publishes,
+        WithBody,
+        Always,
+    ),
+)]
 pub async fn publish(State(app): State<Arc<App>>, request: Request) -> ApiResult<Response> {
     let caller = app.caller();
     let circumstances = circumstances(&app, request.headers())?;

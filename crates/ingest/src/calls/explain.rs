@@ -7,7 +7,12 @@ use axum::{
     extract::{Request, State},
     http::Uri,
 };
-use postroad_api::{body, error::ApiResult, page, query};
+use postroad_api::{
+    body,
+    error::ApiResult,
+    openapi::{Always, WithBody},
+    page, query,
+};
 use postroad_model::{
     filter::Event,
     id::SubscriptionId,
@@ -17,10 +22,12 @@ use postroad_model::{
     subscription::{Status, Subscription},
 };
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::messages::max_body;
 use crate::{
     App,
+    openapi::params::CursorQuery,
     publish::{Circumstances, PublishMessageRequest, check},
 };
 
@@ -28,7 +35,7 @@ use crate::{
 const MOST: usize = 10_000;
 
 /// Who would get a message.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct Explanation {
     /// The channel.
     pub channel: String,
@@ -49,7 +56,7 @@ pub struct Explanation {
 }
 
 /// Whether one subscription would get it.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct Explained {
     /// The subscription.
     pub subscription_id: String,
@@ -67,7 +74,22 @@ pub struct Explained {
     pub parked: bool,
 }
 
-/// `POST /v1/explain`
+/// Tells who would get a message, and why others would not.
+///
+/// Nothing is published.
+#[utoipa::path(
+    post,
+    path = "/v1/explain",
+    operation_id = "explain_message",
+    tag = "messages",
+    params(CursorQuery),
+    request_body = PublishMessageRequest,
+    responses(
+        (status = 200, description = "Every subscription, and which condition decided.", body = Explanation),
+        WithBody,
+        Always,
+    ),
+)]
 pub async fn explain(
     State(app): State<Arc<App>>,
     uri: Uri,

@@ -9,6 +9,7 @@ use axum::{
 };
 use postroad_api::{
     error::{ApiError, ApiResult},
+    openapi::{Always, ByName, WithQuery},
     path::Named,
     query,
 };
@@ -19,14 +20,16 @@ use postroad_model::{
 };
 use postroad_store::Scope;
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use crate::{
     App,
     figures::{self, DATES, Dates},
+    openapi::params::{ChannelPath, DatesQuery},
 };
 
 /// `MetricsResponse`: the figures of the caller's tenant, since its first message or between `date_from` and `date_to`.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct MetricsResponse {
     /// `postroad`.
     pub service_name: &'static str,
@@ -60,7 +63,21 @@ pub struct MetricsResponse {
     pub total_publish_errors: u64,
 }
 
-/// `GET /v1/metrics`
+/// Shows the tenant's figures.
+///
+/// Since its first message, or between `date_from` and `date_to`.
+#[utoipa::path(
+    get,
+    path = "/v1/metrics",
+    operation_id = "show_metrics",
+    tag = "health",
+    params(DatesQuery),
+    responses(
+        (status = 200, description = "The figures.", body = MetricsResponse),
+        WithQuery,
+        Always,
+    ),
+)]
 pub async fn metrics(State(app): State<Arc<App>>, uri: Uri) -> ApiResult<Json<MetricsResponse>> {
     let dates = Dates::read(&query::pairs(&uri, &DATES)?)?;
     let tenant = app.caller().tenant;
@@ -96,7 +113,7 @@ pub(super) async fn active_channels(app: &App, tenant: &Tenant) -> Result<u64, p
 }
 
 /// `ChannelStats`: a channel's figures, since its first message or between `date_from` and `date_to`.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct ChannelStats {
     /// The channel.
     pub name: String,
@@ -124,7 +141,22 @@ pub struct ChannelStats {
     pub attempts_failed: u64,
 }
 
-/// `GET /v1/channels/{name}/stats`
+/// Shows a channel's figures.
+///
+/// Since its first message, or between `date_from` and `date_to`.
+#[utoipa::path(
+    get,
+    path = "/v1/channels/{name}/stats",
+    operation_id = "show_channel_stats",
+    tag = "channels",
+    params(ChannelPath, DatesQuery),
+    responses(
+        (status = 200, description = "The figures.", body = ChannelStats),
+        ByName,
+        WithQuery,
+        Always,
+    ),
+)]
 pub async fn channel_stats(
     State(app): State<Arc<App>>,
     Named(name): Named,

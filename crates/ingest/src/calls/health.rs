@@ -8,17 +8,19 @@ use axum::{
     http::StatusCode,
     response::{IntoResponse, Response},
 };
+use postroad_api::error::ErrorResponse;
 use postroad_model::{
     id::{Kind, mint},
     time::Time,
 };
 use postroad_store::{Backlog, Member, Server, StoreError};
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
-use crate::{App, calls::figures::active_channels};
+use crate::{App, calls::figures::active_channels, openapi::schemas::HealthStateIfKnown};
 
 /// `HealthResponse`, and how everything that is needed is doing.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct HealthResponse {
     /// `healthy`, `degraded` where a kind of daemon is missing, `unhealthy` where Redis is.
     pub status: &'static str,
@@ -44,11 +46,12 @@ pub struct HealthResponse {
     pub correlation_id: String,
     /// How things are, where Redis could be asked.
     #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = HealthStateIfKnown)]
     pub state: Option<HealthState>,
 }
 
 /// How things are.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct HealthState {
     /// Every living daemon.
     pub instances: Vec<InstanceHealth>,
@@ -67,7 +70,7 @@ pub struct HealthState {
 }
 
 /// A living daemon.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct InstanceHealth {
     /// Its name: its kind and a random number.
     pub name: String,
@@ -82,7 +85,7 @@ pub struct InstanceHealth {
 }
 
 /// What a daemon says of itself.
-#[derive(Debug, Default, Serialize, Deserialize)]
+#[derive(Debug, Default, Serialize, Deserialize, ToSchema)]
 #[serde(default)]
 pub struct About {
     /// `ingest`, `router`, `worker` or `reprocessor`.
@@ -97,7 +100,7 @@ pub struct About {
 }
 
 /// Messages that wait to be routed.
-#[derive(Debug, Clone, Copy, Default, Serialize)]
+#[derive(Debug, Clone, Copy, Default, Serialize, ToSchema)]
 pub struct Unrouted {
     /// How many.
     pub count: u64,
@@ -112,7 +115,7 @@ impl Unrouted {
 }
 
 /// A partition of ingress.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct PartitionHealth {
     /// Its number.
     pub partition: u16,
@@ -124,7 +127,7 @@ pub struct PartitionHealth {
 }
 
 /// What waits for workers.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct QueueHealth {
     /// Subscriptions whose queues hold deliveries: waiting, in flight, scheduled or awaiting acknowledgment.
     pub subscriptions: u64,
@@ -139,7 +142,7 @@ pub struct QueueHealth {
 }
 
 /// What a 2xx to a publish survives, as the server is set up now.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct Durability {
     /// `fsync`: a crash of Redis's machine. `memory`: what the fields below say.
     pub level: &'static str,
@@ -152,7 +155,7 @@ pub struct Durability {
 }
 
 /// Redis's memory.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct RedisHealth {
     /// Bytes in use.
     pub used_memory: u64,
@@ -160,7 +163,18 @@ pub struct RedisHealth {
     pub max_memory: u64,
 }
 
-/// `GET /health`
+/// Shows how everything that is needed is doing.
+#[utoipa::path(
+    get,
+    path = "/health",
+    operation_id = "show_health",
+    tag = "health",
+    responses(
+        (status = 200, description = "Redis answers; `degraded` where a kind of daemon is missing.", body = HealthResponse),
+        (status = 503, description = "`unhealthy`: Redis does not answer.", body = HealthResponse),
+        (status = 403, description = "`foreign_host`: without authentication only this machine is answered, and only its own pages.", body = ErrorResponse),
+    ),
+)]
 pub async fn health(State(app): State<Arc<App>>) -> Response {
     let now_ms = app.clock.now_ms();
     let mut health = HealthResponse {

@@ -12,6 +12,7 @@ use postroad_api::{
     body,
     error::{ApiError, ApiResult},
     object::RawObject,
+    openapi::{Always, Publishes, WithBody, WithQuery},
     page, query,
 };
 use postroad_model::{
@@ -21,11 +22,13 @@ use postroad_model::{
 };
 use postroad_store::{ServiceHealth, StoreError};
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::messages::{circumstances, counted, publish_one};
 use crate::{
     App,
     envelope::{Address, Envelope},
+    openapi::params::{PageQuery, PublishHeaders},
 };
 
 /// The most bytes of a request, and of what is kept of one.
@@ -34,7 +37,7 @@ const MAX_BODY: usize = 8 << 10;
 const MAX_SERVICES: u64 = 10_000;
 
 /// How a service does.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum ServiceStatus {
     /// As it should.
@@ -57,10 +60,17 @@ impl ServiceStatus {
 }
 
 /// A service's health message.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(example = json!({
+        "service_name": "auth",
+        "status": "degraded",
+        "details": { "database": "slow" },
+        "version": "1.4.2",
+    }))]
 pub struct HealthCheckRequest {
     /// The service: part of the channel's name.
+    #[schema(pattern = r"^[A-Za-z0-9_:/-]+(\.[A-Za-z0-9_:/-]+)*$", max_length = 248)]
     pub service_name: String,
     /// `healthy`, `degraded` or `unhealthy`.
     pub status: ServiceStatus,
@@ -69,14 +79,16 @@ pub struct HealthCheckRequest {
     pub details: Option<RawObject>,
     /// The service's version.
     #[serde(default)]
+    #[schema(max_length = 255)]
     pub version: Option<String>,
     /// What ties messages of one undertaking together; the message's id by default.
     #[serde(default)]
+    #[schema(max_length = 255)]
     pub correlation_id: Option<String>,
 }
 
 /// What became of a health message.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct HealthCheckReceipt {
     /// Always true: what cannot be published is an error.
     pub success: bool,
@@ -130,7 +142,7 @@ struct Kept {
 }
 
 /// A service's last health message.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct ServiceInfo {
     /// The service.
     pub service_name: String,
@@ -147,7 +159,7 @@ pub struct ServiceInfo {
 }
 
 /// A page of services.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct ServiceList {
     /// By name.
     pub services: Vec<ServiceInfo>,
@@ -155,7 +167,24 @@ pub struct ServiceList {
     pub next_cursor: Option<String>,
 }
 
-/// `POST /v1/health-checks`: 202, or 200 for an `Idempotency-Key` that was there before.
+/// Publishes a service's health message.
+///
+/// It goes to the channel `health.<service_name>`, and the last one of each service is kept.
+#[utoipa::path(
+    post,
+    path = "/v1/health-checks",
+    operation_id = "publish_health_check",
+    tag = "health",
+    params(PublishHeaders),
+    request_body = HealthCheckRequest,
+    responses(
+        (status = 200, description = "The `Idempotency-Key` was there before; this is the first result.", body = HealthCheckReceipt),
+        (status = 202, description = "It is stored.", body = HealthCheckReceipt),
+        Publishes,
+        WithBody,
+        Always,
+    ),
+)]
 pub async fn publish(State(app): State<Arc<App>>, request: Request) -> ApiResult<Response> {
     let caller = app.caller();
     let circumstances = circumstances(&app, request.headers())?;
@@ -212,7 +241,19 @@ pub async fn publish(State(app): State<Arc<App>>, request: Request) -> ApiResult
     Ok((status, Json(receipt)).into_response())
 }
 
-/// `GET /v1/services`: the last health message of each service, by name.
+/// Lists the last health message of each service, by name.
+#[utoipa::path(
+    get,
+    path = "/v1/services",
+    operation_id = "list_services",
+    tag = "health",
+    params(PageQuery),
+    responses(
+        (status = 200, description = "A page.", body = ServiceList),
+        WithQuery,
+        Always,
+    ),
+)]
 pub async fn services(State(app): State<Arc<App>>, uri: Uri) -> ApiResult<Json<ServiceList>> {
     let asked = query::pairs(&uri, &["limit", "cursor"])?;
     let limit = asked.get("limit").map(|limit| query::number("limit", limit)).transpose()?;

@@ -8,28 +8,26 @@ pub mod error;
 pub mod health;
 pub mod message;
 pub mod metrics;
+pub mod openapi;
 pub mod publish;
 pub mod queues;
 pub mod subscribe;
 
 use std::sync::Arc;
 
-use axum::{
-    Router,
-    routing::{get, post},
-};
+use utoipa_axum::{router::OpenApiRouter, routes};
 
 use crate::App;
 
 /// Its calls.
-pub fn router() -> Router<Arc<App>> {
-    Router::new()
-        .route("/message-queue/publish", post(publish::publish))
-        .route("/message-queue/subscribe", post(subscribe::subscribe))
-        .route("/message-queue/queues/{name}", get(queues::show))
-        .route("/message-queue/metrics", get(metrics::metrics))
-        .route("/message-queue/health", get(health::health))
-        .route("/message-queue/messages/{id}", get(message::show))
-        .route("/message-queue/messages/{id}/acknowledge", post(acknowledge::acknowledge_message))
-        .route("/message-queue/messages/{id}/reject", post(acknowledge::reject))
+pub fn router() -> OpenApiRouter<Arc<App>> {
+    OpenApiRouter::new()
+        .routes(routes!(publish::publish))
+        .routes(routes!(subscribe::subscribe))
+        .routes(routes!(queues::show))
+        .routes(routes!(message::show))
+        .routes(routes!(acknowledge::acknowledge_message))
+        .routes(routes!(acknowledge::reject))
+        .routes(routes!(metrics::metrics))
+        .routes(routes!(health::health))
 }

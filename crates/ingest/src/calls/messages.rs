@@ -15,6 +15,7 @@ use postroad_api::{
     body,
     caller::Caller,
     error::{ApiError, ApiResult},
+    openapi::{Always, ByName, Publishes, WithBody},
     path::Named,
 };
 use postroad_model::{
@@ -23,15 +24,21 @@ use postroad_model::{
     json_scan::check_depth,
     message::{Message, Metadata, Payload, PayloadKind},
     names::{ChannelName, MAX_NAME_BYTES, ServiceName},
+    openapi::MessagePayload,
     time::{Time, millis},
 };
 use postroad_store::{Accepted, Found, StoreError};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, value::RawValue};
+use utoipa::ToSchema;
 
 use crate::{
     App,
     deliveries::{Delivery, Status, deliveries_of, overall},
+    openapi::{
+        params::{ChannelPath, MessagePath, PublishHeaders},
+        schemas::{BulkMessage, ContentIfKept},
+    },
     publish::{
         Checked, Circumstances, Draft, MetadataRequest, PublishMessageRequest, PublishMessageResponse, check,
     },
@@ -60,7 +67,25 @@ pub(crate) fn max_body(app: &App) -> usize {
     app.config.max_message_bytes * 2 + (64 << 10)
 }
 
-/// `POST /v1/messages`
+/// Publishes a message.
+///
+/// Answered once Redis holds it; then every subscription that matches it gets it at least once. With
+/// `metadata.message_id` or an `Idempotency-Key` publishing is idempotent for as long as ids are remembered.
+#[utoipa::path(
+    post,
+    path = "/v1/messages",
+    operation_id = "publish_message",
+    tag = "messages",
+    params(PublishHeaders),
+    request_body = PublishMessageRequest,
+    responses(
+        (status = 200, description = "The id was there before; this is the first result, and nothing is delivered.", body = PublishMessageResponse),
+        (status = 202, description = "It is stored.", body = PublishMessageResponse),
+        Publishes,
+        WithBody,
+        Always,
+    ),
+)]
 pub async fn publish(State(app): State<Arc<App>>, request: Request) -> ApiResult<Response> {
     let caller = app.caller();
     let circumstances = circumstances(&app, request.headers())?;
@@ -72,7 +97,29 @@ pub async fn publish(State(app): State<Arc<App>>, request: Request) -> ApiResult
     respond(publish_one(&app, checked).await?)
 }
 
-/// `POST /v1/channels/{name}/messages`
+/// Publishes a body as it is.
+///
+/// The body is the payload, and its `Content-Type` is kept. A JSON object stays one; other JSON and text become
+/// a string, anything else bytes. `Content-Encoding: gzip` is unpacked.
+#[utoipa::path(
+    post,
+    path = "/v1/channels/{name}/messages",
+    operation_id = "publish_raw_message",
+    tag = "messages",
+    params(ChannelPath, PublishHeaders),
+    request_body(description = "The payload.", content(
+        (Value = "application/json", example = json!({ "ref": "refs/heads/main", "after": "0d1a26e" })),
+        (String = "text/plain", example = json!("deployed")),
+        (Vec<u8> = "application/octet-stream"),
+    )),
+    responses(
+        (status = 200, description = "The id was there before; this is the first result, and nothing is delivered.", body = PublishMessageResponse),
+        (status = 202, description = "It is stored.", body = PublishMessageResponse),
+        Publishes,
+        WithBody,
+        Always,
+    ),
+)]
 pub async fn publish_raw(
     State(app): State<Arc<App>>,
     Named(name): Named,
@@ -261,26 +308,59 @@ pub(crate) fn counted<T>(
 }
 
 /// `BulkPublishRequest`. The messages are read one by one, so that one that is wrong does not spoil the rest.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(example = json!({
+        "messages": [
+            { "channel": "github.push", "payload": { "ref": "refs/heads/main" } },
+            { "channel": "github.issues", "payload": { "action": "opened", "issue": { "number": 7 } } },
+        ],
+        "service_name": "github",
+        "fail_on_error": true,
+    }))]
 pub struct BulkPublishRequest {
+    #[schema(value_type = Vec<BulkMessage>, min_items = 1, max_items = 1_000)]
     messages: Vec<Box<RawValue>>,
     #[serde(default)]
+    #[schema(min_length = 1, max_length = 255)]
     service_name: Option<String>,
     #[serde(default)]
     fail_on_error: bool,
 }
 
 /// `BulkPublishResponse`.
-#[derive(Debug, Serialize)]
-pub(super) struct BulkPublishResponse {
-    pub(super) success: bool,
-    pub(super) published_count: usize,
-    pub(super) failed_count: usize,
-    pub(super) results: Vec<PublishMessageResponse>,
+#[derive(Debug, Serialize, ToSchema)]
+pub struct BulkPublishResponse {
+    /// Whether all are stored.
+    pub success: bool,
+    /// How many are.
+    pub published_count: usize,
+    /// How many are not.
+    pub failed_count: usize,
+    /// One for each, in order.
+    pub results: Vec<PublishMessageResponse>,
 }
 
-/// `POST /v1/messages/bulk`
+/// Publishes up to 1,000 messages, 8 MiB in all.
+///
+/// The results are in the order of the messages. With `fail_on_error: true` one message with something wrong and
+/// nothing is published; with `false` the others are. An `Idempotency-Key` stands for each message's own, by its
+/// place.
+#[utoipa::path(
+    post,
+    path = "/v1/messages/bulk",
+    operation_id = "publish_messages",
+    tag = "messages",
+    params(PublishHeaders),
+    request_body = BulkPublishRequest,
+    responses(
+        (status = 202, description = "All are stored.", body = BulkPublishResponse),
+        (status = 207, description = "Some are not stored: their rows say why. Those with `status_code` 503 may be repeated with the same ids.", body = BulkPublishResponse),
+        Publishes,
+        WithBody,
+        Always,
+    ),
+)]
 pub async fn publish_bulk(State(app): State<Arc<App>>, request: Request) -> ApiResult<Response> {
     let caller = app.caller();
     let mut circumstances = circumstances(&app, request.headers())?;
@@ -409,7 +489,21 @@ pub(crate) async fn find(app: &App, caller: &Caller, id: &str) -> ApiResult<(Mes
     Ok((id, newest))
 }
 
-/// `GET /v1/messages/{id}`
+/// Shows a message and its status.
+///
+/// The content is there for as long as history is kept, the status for as long as ids are remembered.
+#[utoipa::path(
+    get,
+    path = "/v1/messages/{id}",
+    operation_id = "show_message",
+    tag = "messages",
+    params(MessagePath),
+    responses(
+        (status = 200, description = "The message.", body = MessageView),
+        ByName,
+        Always,
+    ),
+)]
 pub async fn show(State(app): State<Arc<App>>, Named(id): Named) -> ApiResult<Json<MessageView>> {
     let caller = app.caller();
     let (id, found) = find(&app, &caller, &id).await?;
@@ -428,7 +522,7 @@ pub async fn show(State(app): State<Arc<App>>, Named(id): Named) -> ApiResult<Js
 }
 
 /// A message and its status.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct MessageView {
     /// Its id.
     pub message_id: String,
@@ -446,11 +540,12 @@ pub struct MessageView {
     pub deliveries: usize,
     /// The message itself; not there where the history has let it go.
     #[serde(flatten)]
+    #[schema(value_type = ContentIfKept)]
     pub content: Option<Content>,
 }
 
 /// A message as it was published.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct Content {
     /// Its channel.
     pub channel: String,
@@ -465,6 +560,7 @@ pub struct Content {
     /// What subscribers see besides.
     pub metadata: Metadata,
     /// Byte for byte as it was published: what JSON's readers make of it is theirs. Bytes are base64.
+    #[schema(value_type = MessagePayload)]
     pub payload: Box<RawValue>,
 }
 
@@ -492,7 +588,7 @@ pub(crate) fn payload_of(payload: &Payload) -> ApiResult<Box<RawValue>> {
 }
 
 /// A message's deliveries.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct Deliveries {
     /// The message.
     pub message_id: String,
@@ -502,7 +598,19 @@ pub struct Deliveries {
     pub deliveries: Vec<Delivery>,
 }
 
-/// `GET /v1/messages/{id}/deliveries`
+/// Shows every subscription's delivery of a message, with each attempt.
+#[utoipa::path(
+    get,
+    path = "/v1/messages/{id}/deliveries",
+    operation_id = "list_deliveries",
+    tag = "messages",
+    params(MessagePath),
+    responses(
+        (status = 200, description = "The deliveries.", body = Deliveries),
+        ByName,
+        Always,
+    ),
+)]
 pub async fn deliveries(State(app): State<Arc<App>>, Named(id): Named) -> ApiResult<Json<Deliveries>> {
     let caller = app.caller();
     let (id, found) = find(&app, &caller, &id).await?;

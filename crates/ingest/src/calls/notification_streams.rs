@@ -11,7 +11,8 @@ use axum::{
 };
 use postroad_api::{
     body,
-    error::{ApiError, ApiResult},
+    error::{ApiError, ApiResult, ErrorResponse},
+    openapi::{Always, WithBody, WithQuery},
     query,
 };
 use postroad_model::{
@@ -21,8 +22,14 @@ use postroad_model::{
 };
 use postroad_store::{StoreError, StreamId};
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
-use crate::{App, envelope::EntityId, stream};
+use crate::{
+    App,
+    envelope::EntityId,
+    openapi::params::{StreamHeaders, StreamQuery},
+    stream,
+};
 
 /// How long a ticket opens a stream.
 const TICKET_LIFE: Duration = Duration::from_secs(60);
@@ -32,8 +39,9 @@ const MAX_BODY: usize = 4 << 10;
 const MAX_TICKET: usize = 64;
 
 /// Whose stream a ticket opens.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(example = json!({ "user_id": 42, "company_id": 7 }))]
 pub struct TicketRequest {
     /// The user.
     pub user_id: EntityId,
@@ -43,7 +51,7 @@ pub struct TicketRequest {
 }
 
 /// A ticket.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct Ticket {
     /// What `GET /v1/notifications/stream?ticket=` takes, once.
     pub ticket: String,
@@ -60,8 +68,21 @@ struct Viewer {
     company: Option<String>,
 }
 
-/// `POST /v1/notifications/tickets`: 201 with a ticket that opens one stream, once, within 60 s: a browser's
-/// `EventSource` can send nothing else along.
+/// Issues a ticket that opens one stream, once, within 60 s.
+///
+/// A browser's `EventSource` can send nothing else along.
+#[utoipa::path(
+    post,
+    path = "/v1/notifications/tickets",
+    operation_id = "issue_ticket",
+    tag = "notifications",
+    request_body = TicketRequest,
+    responses(
+        (status = 201, description = "The ticket.", body = Ticket),
+        WithBody,
+        Always,
+    ),
+)]
 pub async fn issue_ticket(State(app): State<Arc<App>>, request: Request) -> ApiResult<Response> {
     let wanted: TicketRequest = body::json(request, MAX_BODY).await?;
     let viewer = Viewer {
@@ -81,12 +102,27 @@ pub async fn issue_ticket(State(app): State<Arc<App>>, request: Request) -> ApiR
     Ok((StatusCode::CREATED, Json(ticket)).into_response())
 }
 
-/// `GET /v1/notifications/stream`: server-sent events, one for each notification that is for the user of
-/// `user_id` (or of `ticket`), for the company of `company_id` if one is named, and for everybody.
+/// Streams a user's notifications as server-sent events.
 ///
-/// `data` is the notification, `id` its place. `Last-Event-ID` (or `last_event_id`, for a stream that is opened
-/// anew) goes on behind it, each one exactly once, as far as the tails still hold them: the newest 1,000 of each,
-/// for the retention time. `0` shows all of them. Without it, a stream begins with what comes.
+/// One event for each notification that is for the user of `user_id` (or of `ticket`), for the company of
+/// `company_id` if one is named, and for everybody. `data` is the notification, `id` its place.
+///
+/// `Last-Event-ID` (or `last_event_id`, for a stream that is opened anew) goes on behind it, each one exactly
+/// once, as far as the tails still hold them: the newest 1,000 of each, for the retention time. `0` shows all of
+/// them. Without it, a stream begins with what comes.
+#[utoipa::path(
+    get,
+    path = "/v1/notifications/stream",
+    operation_id = "stream_notifications",
+    tag = "notifications",
+    params(StreamQuery, StreamHeaders),
+    responses(
+        (status = 200, description = "Server-sent events, without end.", body = String, content_type = "text/event-stream"),
+        (status = 401, description = "`invalid_ticket`: it is unknown, used or too old.", body = ErrorResponse),
+        WithQuery,
+        Always,
+    ),
+)]
 pub async fn open(State(app): State<Arc<App>>, uri: Uri, headers: HeaderMap) -> ApiResult<Response> {
     let asked = query::pairs(&uri, &["user_id", "company_id", "ticket", "last_event_id"])?;
     let asked = |name: &str| asked.get(name).map(String::as_str);

@@ -12,6 +12,7 @@ use postroad_api::{
     body,
     error::{ApiError, ApiResult},
     object::RawObject,
+    openapi::{Always, Publishes, WithBody},
 };
 use postroad_model::{
     id::{Kind, MessageId},
@@ -23,11 +24,13 @@ use postroad_model::{
 use postroad_store::{Backoff, StoreError, TailBounds};
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
+use utoipa::ToSchema;
 
 use super::messages::{circumstances, counted, publish_one};
 use crate::{
     App,
     envelope::{Address, EntityId, Envelope},
+    openapi::params::PublishHeaders,
 };
 
 /// The most bytes of a request, and of what a tail keeps of one.
@@ -40,14 +43,24 @@ const REMEMBER_BRIEFLY: Duration = Duration::from_secs(60);
 const MAX_TITLE: usize = 255;
 
 /// The reference's notification.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(example = json!({
+        "notification_type": "success",
+        "title": "Deployed",
+        "message": "hello-world runs 0d1a26e",
+        "target_user_id": 42,
+        "channel": "deployments",
+        "priority": 2,
+    }))]
 pub struct NotificationRequest {
     /// `success`, `info`, `warning` or `error`.
     pub notification_type: NotificationType,
     /// What it is called, 1 to 255 bytes.
+    #[schema(min_length = 1, max_length = 255)]
     pub title: String,
     /// What it says.
+    #[schema(min_length = 1)]
     pub message: String,
     /// The user it is for.
     #[serde(default)]
@@ -58,6 +71,7 @@ pub struct NotificationRequest {
     pub company_id: Option<EntityId>,
     /// What it belongs to: part of the message channel's name.
     #[serde(default)]
+    #[schema(pattern = r"^[A-Za-z0-9_:/-]+(\.[A-Za-z0-9_:/-]+)*$", max_length = 241)]
     pub channel: Option<String>,
     /// 1 low, 2 normal (the default), 3 high, 4 critical; or by name.
     #[serde(default)]
@@ -67,9 +81,11 @@ pub struct NotificationRequest {
     pub data: Option<RawObject>,
     /// Who publishes it; the caller by default.
     #[serde(default)]
+    #[schema(min_length = 1, max_length = 255)]
     pub source_service: Option<String>,
     /// What ties messages of one undertaking together; the notification's id by default.
     #[serde(default)]
+    #[schema(max_length = 255)]
     pub correlation_id: Option<String>,
     /// Free data about it.
     #[serde(default)]
@@ -77,7 +93,7 @@ pub struct NotificationRequest {
 }
 
 /// A notification's priority: the reference's number, or a name.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, ToSchema)]
 #[serde(untagged, expecting = "must be 1, 2, 3, 4, or low, normal, high, critical")]
 pub enum NotificationPriority {
     /// 1 to 4.
@@ -87,7 +103,7 @@ pub enum NotificationPriority {
 }
 
 /// What became of a notification.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct NotificationReceipt {
     /// Always true: what cannot be published is an error.
     pub success: bool,
@@ -148,8 +164,25 @@ pub struct Notification<'a> {
     pub metadata: Option<&'a RawObject>,
 }
 
-/// `POST /v1/notifications`: 202, or 200 for an `Idempotency-Key` that was there before. It is a message like any
-/// other, and is shown in its recipients' streams.
+/// Publishes a notification.
+///
+/// For one user, for all of a company, or for everybody. It is a message like any other, and is shown in its
+/// recipients' streams.
+#[utoipa::path(
+    post,
+    path = "/v1/notifications",
+    operation_id = "publish_notification",
+    tag = "notifications",
+    params(PublishHeaders),
+    request_body = NotificationRequest,
+    responses(
+        (status = 200, description = "The `Idempotency-Key` was there before; this is the first result.", body = NotificationReceipt),
+        (status = 202, description = "It is stored.", body = NotificationReceipt),
+        Publishes,
+        WithBody,
+        Always,
+    ),
+)]
 pub async fn publish(State(app): State<Arc<App>>, request: Request) -> ApiResult<Response> {
     let caller = app.caller();
     let circumstances = circumstances(&app, request.headers())?;

@@ -12,7 +12,8 @@ use axum::{
 };
 use postroad_api::{
     body,
-    error::{ApiError, ApiResult},
+    error::{ApiError, ApiResult, ErrorResponse},
+    openapi::{Always, ByName, WithBody},
     path::Named,
 };
 use postroad_model::{
@@ -24,8 +25,12 @@ use postroad_model::{
 };
 use postroad_store::{AWAITING, Circuit, Lease, Pulled, Settlement, entry::EntryError};
 use serde::Deserialize;
+use utoipa::ToSchema;
 
-use crate::App;
+use crate::{
+    App,
+    openapi::{params::SubscriptionPath, schemas::PullResponse},
+};
 
 /// The most bytes of a request.
 const MAX_BODY: usize = 4 << 10;
@@ -46,18 +51,39 @@ const NO_CIRCUIT: Circuit =
     Circuit { failures: 0, lasting: Duration::ZERO, open: Duration::ZERO, open_max: Duration::ZERO };
 
 /// What is asked for.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(example = json!({ "max_messages": 10, "wait_seconds": 0.5 }))]
 pub struct PullRequest {
     /// The most deliveries, 1 to 1,000; 10 by default.
     #[serde(default)]
+    #[schema(minimum = 1, maximum = 1_000)]
     pub max_messages: Option<u32>,
     /// Seconds to wait for one while there is none, 0 to 60; 10 by default.
     #[serde(default)]
+    #[schema(minimum = 0, maximum = 60)]
     pub wait_seconds: Option<f64>,
 }
 
-/// `POST /v1/subscriptions/{id}/pull`
+/// Pulls deliveries.
+///
+/// Waits for one while there is none. Each is to be acknowledged within the subscription's `ack_timeout`, else
+/// it counts as failed.
+#[utoipa::path(
+    post,
+    path = "/v1/subscriptions/{id}/pull",
+    operation_id = "pull_deliveries",
+    tag = "subscriptions",
+    params(SubscriptionPath),
+    request_body = PullRequest,
+    responses(
+        (status = 200, description = "What there was, in `native` format; nothing where none came in time.", body = PullResponse),
+        (status = 409, description = "The subscription has a `callback_url`, or is paused.", body = ErrorResponse),
+        ByName,
+        WithBody,
+        Always,
+    ),
+)]
 pub async fn pull(State(app): State<Arc<App>>, Named(id): Named, request: Request) -> ApiResult<Response> {
     let caller = app.caller();
     let asked = body::json_or_default::<PullRequest>(request, MAX_BODY).await?;

@@ -12,7 +12,8 @@ use axum::{
 };
 use postroad_api::{
     body,
-    error::{ApiError, ApiResult},
+    error::{ApiError, ApiResult, ErrorResponse},
+    openapi::{Always, ByName, WithBody},
     path::Named,
 };
 use postroad_model::{
@@ -21,9 +22,13 @@ use postroad_model::{
 };
 use postroad_store::{HistoryNote, HistoryReplay, Job, JobState, Source};
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::{messages, subscriptions};
-use crate::App;
+use crate::{
+    App,
+    openapi::params::{JobPath, MessagePath, SubscriptionPath},
+};
 
 /// The most bytes of a request.
 const MAX_BODY: usize = 128 << 10;
@@ -33,17 +38,25 @@ const MAX_SUBSCRIPTIONS: usize = 1_000;
 const RATES: RangeInclusive<f64> = 0.01..=1_000_000.0;
 
 /// To whom a message is delivered again. The body may be left out.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, default)]
+#[schema(example = json!({ "subscriptions": ["sub_01hm6c8f3sxk2v9d0q4t7w1y5z3b8n"] }))]
 pub struct ReplayMessageRequest {
     /// To these subscriptions, 1 to 1,000, whether they match it or not. Left out: to every subscription that matches
     /// it when the job runs, also one that was created since, and none that matches no longer.
+    #[schema(min_items = 1, max_items = 1_000)]
     pub subscriptions: Option<Vec<String>>,
 }
 
 /// What is delivered again to a subscription: what it matches of the messages that history still has.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(example = json!({
+        "from": "2024-01-15T12:00:00Z",
+        "to": "2024-01-15T13:00:00Z",
+        "rate": 50.0,
+        "limit": 1000,
+    }))]
 pub struct ReplaySubscriptionRequest {
     /// Messages that were accepted from then on.
     pub from: Time,
@@ -52,14 +65,16 @@ pub struct ReplaySubscriptionRequest {
     pub to: Option<Time>,
     /// Messages a second, 0.01 to 1,000,000; as fast as it goes where it is left out.
     #[serde(default)]
+    #[schema(minimum = 0.01, maximum = 1_000_000)]
     pub rate: Option<f64>,
     /// The most messages.
     #[serde(default)]
+    #[schema(minimum = 1)]
     pub limit: Option<u64>,
 }
 
 /// A job that delivers history again, and how it comes along.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct ReplayJob {
     /// Its id.
     pub job_id: String,
@@ -130,11 +145,26 @@ impl ReplayJob {
     }
 }
 
-/// `POST /v1/messages/{id}/replay`: the message is delivered again, under the same `webhook-id` and with
-/// `postroad-generation` one higher: 202 with a job. 404 for a message or a subscription that there is not, 409 while
-/// the message is not due, after it was cancelled, or where it was published with `persistent: false`; 410
-/// `history_gone` where its id is still known and its payload is not. Where an id was used under several ordering
-/// keys, the newest message of it is meant.
+/// Delivers a message again.
+///
+/// Under the same `webhook-id`, with `postroad-generation` one higher. Where an id was used under several
+/// ordering keys, the newest message of it is meant.
+#[utoipa::path(
+    post,
+    path = "/v1/messages/{id}/replay",
+    operation_id = "replay_message",
+    tag = "replays",
+    params(MessagePath),
+    request_body = ReplayMessageRequest,
+    responses(
+        (status = 202, description = "The job that does it.", body = ReplayJob, headers(("Location" = String, description = "Where the job is shown."))),
+        (status = 409, description = "It is not due yet, was cancelled, or was published with `persistent: false`; or too many jobs are open.", body = ErrorResponse),
+        (status = 410, description = "`history_gone`: the id is still known and the payload is not.", body = ErrorResponse),
+        ByName,
+        WithBody,
+        Always,
+    ),
+)]
 pub async fn message(State(app): State<Arc<App>>, Named(id): Named, request: Request) -> ApiResult<Response> {
     let wanted: ReplayMessageRequest = optional(request).await?;
     let caller = app.caller();
@@ -194,9 +224,25 @@ async fn there(app: &App, named: &[String]) -> ApiResult<Vec<SubscriptionId>> {
     Ok(ids)
 }
 
-/// `POST /v1/subscriptions/{id}/replay`: what history still has of a time and the subscription matches is delivered to
-/// it again, partition by partition, each in the order of acceptance: 202 with a job. Messages that were published with
-/// `persistent: false` and earlier replays are left out.
+/// Delivers what a subscription matches of a time again.
+///
+/// Partition by partition, each in the order of acceptance. Messages that were published with `persistent:
+/// false` and earlier replays are left out.
+#[utoipa::path(
+    post,
+    path = "/v1/subscriptions/{id}/replay",
+    operation_id = "replay_subscription",
+    tag = "replays",
+    params(SubscriptionPath),
+    request_body = ReplaySubscriptionRequest,
+    responses(
+        (status = 202, description = "The job that does it.", body = ReplayJob, headers(("Location" = String, description = "Where the job is shown."))),
+        (status = 409, description = "Too many jobs are open.", body = ErrorResponse),
+        ByName,
+        WithBody,
+        Always,
+    ),
+)]
 pub async fn subscription(
     State(app): State<Arc<App>>,
     Named(id): Named,
@@ -221,13 +267,42 @@ pub async fn subscription(
     make(&app, &HistoryReplay::new(source, rate, limit)).await
 }
 
-/// `GET /v1/replays/{id}`: how a job comes along; jobs are remembered for a week after their end.
+/// Shows how a replay job comes along.
+///
+/// Jobs are remembered for a week after their end.
+#[utoipa::path(
+    get,
+    path = "/v1/replays/{id}",
+    operation_id = "show_replay",
+    tag = "replays",
+    params(JobPath),
+    responses(
+        (status = 200, description = "The job.", body = ReplayJob),
+        ByName,
+        Always,
+    ),
+)]
 pub async fn show(State(app): State<Arc<App>>, Named(id): Named) -> ApiResult<Json<ReplayJob>> {
     Ok(Json(progress(&app, &id).await?))
 }
 
-/// `DELETE /v1/replays/{id}`: stops a job; once this has answered it asks for no more deliveries, and what it has asked
-/// for is delivered. Stopping twice is fine; 409 `job_finished` for one that came to its end.
+/// Stops a replay job.
+///
+/// Once this has answered it asks for no more deliveries; what it has asked for is delivered. Stopping twice is
+/// fine.
+#[utoipa::path(
+    delete,
+    path = "/v1/replays/{id}",
+    operation_id = "stop_replay",
+    tag = "replays",
+    params(JobPath),
+    responses(
+        (status = 200, description = "It is stopped.", body = ReplayJob),
+        (status = 409, description = "`job_finished`: it came to its end.", body = ErrorResponse),
+        ByName,
+        Always,
+    ),
+)]
 pub async fn stop(State(app): State<Arc<App>>, Named(id): Named) -> ApiResult<Json<ReplayJob>> {
     progress(&app, &id).await?;
     match app.store.stop_job(&id).await? {

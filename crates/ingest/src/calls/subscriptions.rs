@@ -1,7 +1,7 @@
 //! `/v1/subscriptions`.
 
-mod rotate;
-mod test;
+pub mod rotate;
+pub mod test;
 mod view;
 
 use std::sync::Arc;
@@ -15,7 +15,8 @@ use axum::{
 use postroad_api::{
     body,
     caller::Caller,
-    error::{ApiError, ApiResult},
+    error::{ApiError, ApiResult, ErrorResponse},
+    openapi::{Always, ByName, WithBody, WithQuery},
     page,
     path::Named,
     query,
@@ -28,9 +29,14 @@ use postroad_model::{
 use postroad_store::{StoreError, Versioned};
 use serde_json::{Map, Value};
 
+use crate::openapi::{
+    params::{PageQuery, SubscriptionPath, SubscriptionsQuery},
+    schemas::SubscriptionPatch,
+};
+
 pub use self::{
-    rotate::{RotateSecretRequest, RotateSecretResponse, rotate_secret},
-    test::{TestRequest, TestResponse, test},
+    rotate::{RotateSecretRequest, RotateSecretResponse},
+    test::{TestRequest, TestResponse},
     view::{SubscriptionCancelled, SubscriptionInfo, SubscriptionList, SubscriptionResponse},
 };
 use crate::{
@@ -41,7 +47,23 @@ use crate::{
 /// The most bytes of a request.
 pub(crate) const MAX_BODY: usize = 128 << 10;
 
-/// `POST /v1/subscriptions`
+/// Creates a subscription.
+///
+/// Messages that are published after the answer are matched against it. Without `callback_url` its deliveries
+/// are pulled.
+#[utoipa::path(
+    post,
+    path = "/v1/subscriptions",
+    operation_id = "create_subscription",
+    tag = "subscriptions",
+    request_body = SubscriptionRequest,
+    responses(
+        (status = 201, description = "The subscription, with the `secret` that its deliveries are signed with, which is not shown again.", body = SubscriptionResponse),
+        (status = 409, description = "Too many subscriptions, or the channel is another service's alone.", body = ErrorResponse),
+        WithBody,
+        Always,
+    ),
+)]
 pub async fn create(State(app): State<Arc<App>>, request: Request) -> ApiResult<Response> {
     let caller = app.caller();
     let wanted: SubscriptionRequest = body::json_unique(request, MAX_BODY).await?;
@@ -60,7 +82,19 @@ pub(crate) async fn add(app: &App, subscription: &Subscription) -> ApiResult<()>
 /// What a list is asked with.
 const LIST: [&str; 6] = ["service_name", "service", "channel", "status", "limit", "cursor"];
 
-/// `GET /v1/subscriptions`
+/// Lists subscriptions by id.
+#[utoipa::path(
+    get,
+    path = "/v1/subscriptions",
+    operation_id = "list_subscriptions",
+    tag = "subscriptions",
+    params(SubscriptionsQuery, PageQuery),
+    responses(
+        (status = 200, description = "A page.", body = SubscriptionList),
+        WithQuery,
+        Always,
+    ),
+)]
 pub async fn list(State(app): State<Arc<App>>, uri: Uri) -> ApiResult<Json<SubscriptionList>> {
     let mut asked = query::pairs(&uri, &LIST)?;
     let limit = asked.get("limit").map(|limit| query::number("limit", limit)).transpose()?;
@@ -132,7 +166,19 @@ async fn shown(app: &App, subscription: &Subscription) -> ApiResult<Json<Subscri
     Ok(Json(SubscriptionInfo::of(subscription, &state)))
 }
 
-/// `GET /v1/subscriptions/{id}`
+/// Shows a subscription and how it does.
+#[utoipa::path(
+    get,
+    path = "/v1/subscriptions/{id}",
+    operation_id = "show_subscription",
+    tag = "subscriptions",
+    params(SubscriptionPath),
+    responses(
+        (status = 200, description = "The subscription.", body = SubscriptionInfo),
+        ByName,
+        Always,
+    ),
+)]
 pub async fn show(State(app): State<Arc<App>>, Named(id): Named) -> ApiResult<Json<SubscriptionInfo>> {
     let found = find(&app, &app.caller(), &id).await?;
     shown(&app, &found.subscription).await
@@ -161,7 +207,22 @@ async fn change(
     Err(conflict.map_or_else(|| ApiError::not_found("subscription", id), ApiError::from))
 }
 
-/// `PATCH /v1/subscriptions/{id}`
+/// Changes a subscription.
+#[utoipa::path(
+    patch,
+    path = "/v1/subscriptions/{id}",
+    operation_id = "change_subscription",
+    tag = "subscriptions",
+    params(SubscriptionPath),
+    request_body = SubscriptionPatch,
+    responses(
+        (status = 200, description = "The subscription as it is now.", body = SubscriptionInfo),
+        (status = 409, description = "Others changed it at the same time, or the channel is another service's alone.", body = ErrorResponse),
+        ByName,
+        WithBody,
+        Always,
+    ),
+)]
 pub async fn patch(
     State(app): State<Arc<App>>,
     Named(id): Named,
@@ -174,7 +235,22 @@ pub async fn patch(
     shown(&app, &changed).await
 }
 
-/// `DELETE /v1/subscriptions/{id}`
+/// Cancels a subscription.
+///
+/// Its queue and its dead letters go with it.
+#[utoipa::path(
+    delete,
+    path = "/v1/subscriptions/{id}",
+    operation_id = "cancel_subscription",
+    tag = "subscriptions",
+    params(SubscriptionPath),
+    responses(
+        (status = 200, description = "It is no more.", body = SubscriptionCancelled),
+        (status = 409, description = "Others changed it at the same time.", body = ErrorResponse),
+        ByName,
+        Always,
+    ),
+)]
 pub async fn cancel(State(app): State<Arc<App>>, Named(id): Named) -> ApiResult<Json<SubscriptionCancelled>> {
     let caller = app.caller();
     let mut tries = 1..TRIES;
@@ -196,12 +272,40 @@ pub async fn cancel(State(app): State<Arc<App>>, Named(id): Named) -> ApiResult<
     }
 }
 
-/// `POST /v1/subscriptions/{id}/pause`
+/// Pauses a subscription.
+///
+/// What arrives is parked, within its queue's limits.
+#[utoipa::path(
+    post,
+    path = "/v1/subscriptions/{id}/pause",
+    operation_id = "pause_subscription",
+    tag = "subscriptions",
+    params(SubscriptionPath),
+    responses(
+        (status = 200, description = "It is paused.", body = SubscriptionResponse),
+        (status = 409, description = "Others changed it at the same time.", body = ErrorResponse),
+        ByName,
+        Always,
+    ),
+)]
 pub async fn pause(State(app): State<Arc<App>>, Named(id): Named) -> ApiResult<Json<SubscriptionResponse>> {
     set_status(&app, &id, Status::Paused).await
 }
 
-/// `POST /v1/subscriptions/{id}/resume`
+/// Resumes a subscription that is paused or disabled.
+#[utoipa::path(
+    post,
+    path = "/v1/subscriptions/{id}/resume",
+    operation_id = "resume_subscription",
+    tag = "subscriptions",
+    params(SubscriptionPath),
+    responses(
+        (status = 200, description = "It is active.", body = SubscriptionResponse),
+        (status = 409, description = "Others changed it at the same time.", body = ErrorResponse),
+        ByName,
+        Always,
+    ),
+)]
 pub async fn resume(State(app): State<Arc<App>>, Named(id): Named) -> ApiResult<Json<SubscriptionResponse>> {
     set_status(&app, &id, Status::Active).await
 }

@@ -9,32 +9,46 @@ use axum::{
 use postroad_api::{body, error::ApiError, number, path::Named};
 use postroad_model::{id::MessageId, names::ServiceName, subscription::Subscription, time::Time};
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
-use super::error::{QueueError, QueueResult};
+use super::{
+    error::{QueueError, QueueErrorBody, QueueResult},
+    openapi::{QueueAlways, QueueNamed, QueueWithBody},
+};
 use crate::{
     App,
     acknowledge::{Said, Standing, Word, acknowledge, meant},
     calls::acknowledgments::check_error,
+    openapi::params::QueueMessagePath,
 };
 
 /// The most bytes of a request.
 const MAX_BODY: usize = 16 << 10;
 
 /// What is said of a message that was processed, or was not.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(example = json!({
+        "acknowledged_by": "delivery-service",
+        "processing_time": 150,
+        "success": true,
+        "notes": "Event processed successfully",
+    }))]
 pub struct QueueAcknowledgeRequest {
     /// The service that processed it; the caller by default.
     #[serde(default)]
+    #[schema(min_length = 1, max_length = 255)]
     pub acknowledged_by: Option<String>,
     /// Milliseconds that it took.
     #[serde(default)]
+    #[schema(minimum = 0, maximum = 1_000_000_000_000.0)]
     pub processing_time: Option<f64>,
     /// `false` counts as a failed attempt.
     #[serde(default = "yes")]
     pub success: bool,
     /// What there is to note.
     #[serde(default)]
+    #[schema(max_length = 1_024)]
     pub notes: Option<String>,
     /// The subscription whose delivery it is; else the service's, or the only one.
     #[serde(default)]
@@ -46,7 +60,7 @@ fn yes() -> bool {
 }
 
 /// A message that was spoken of.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct QueueAcknowledgeResponse {
     /// The message.
     pub message_id: String,
@@ -66,14 +80,22 @@ pub struct QueueAcknowledgeResponse {
 }
 
 /// What is said of a message that will not be processed now.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(example = json!({
+        "rejected_by": "delivery-service",
+        "reason": "Invalid message format",
+        "requeue": false,
+        "retry_count": 3,
+    }))]
 pub struct QueueRejectRequest {
     /// The service that rejects it; the caller by default.
     #[serde(default)]
+    #[schema(min_length = 1, max_length = 255)]
     pub rejected_by: Option<String>,
     /// Why.
     #[serde(default)]
+    #[schema(max_length = 1_024)]
     pub reason: Option<String>,
     /// `true` counts as a failed attempt; `false` makes it a dead letter.
     #[serde(default = "yes")]
@@ -88,7 +110,7 @@ pub struct QueueRejectRequest {
 }
 
 /// A message that was rejected.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct QueueRejectResponse {
     /// The message.
     pub message_id: String,
@@ -106,7 +128,25 @@ pub struct QueueRejectResponse {
     pub retry_count: u32,
 }
 
-/// `POST /message-queue/messages/{message_id}/acknowledge`
+/// Acknowledges a message.
+///
+/// The delivery is that of `subscription_id` if given, else of the subscription whose service is
+/// `acknowledged_by`, else the only one there is.
+#[utoipa::path(
+    post,
+    path = "/message-queue/messages/{message_id}/acknowledge",
+    operation_id = "queue_acknowledge",
+    tag = "message-queue",
+    params(QueueMessagePath),
+    request_body = QueueAcknowledgeRequest,
+    responses(
+        (status = 200, description = "What was said is taken; also when it is said again.", body = QueueAcknowledgeResponse),
+        (status = 409, description = "The delivery is dead, settled otherwise, or was not handed over yet; or several could be meant.", body = QueueErrorBody),
+        QueueNamed,
+        QueueWithBody,
+        QueueAlways,
+    ),
+)]
 pub async fn acknowledge_message(
     State(app): State<Arc<App>>,
     Named(id): Named,
@@ -137,7 +177,24 @@ pub async fn acknowledge_message(
     }))
 }
 
-/// `POST /message-queue/messages/{message_id}/reject`
+/// Rejects a message.
+///
+/// With `requeue: true` it counts as a failed attempt, with `false` it is a dead letter.
+#[utoipa::path(
+    post,
+    path = "/message-queue/messages/{message_id}/reject",
+    operation_id = "queue_reject",
+    tag = "message-queue",
+    params(QueueMessagePath),
+    request_body = QueueRejectRequest,
+    responses(
+        (status = 200, description = "What was said is taken.", body = QueueRejectResponse),
+        (status = 409, description = "The delivery is settled, or was not handed over yet; or several could be meant.", body = QueueErrorBody),
+        QueueNamed,
+        QueueWithBody,
+        QueueAlways,
+    ),
+)]
 pub async fn reject(
     State(app): State<Arc<App>>,
     Named(id): Named,

@@ -2,15 +2,17 @@
 
 use axum::{
     Json,
-    http::{HeaderValue, StatusCode, header},
+    extract::FromRequestParts,
+    http::{HeaderValue, StatusCode, header, request::Parts},
     response::{IntoResponse, Response},
 };
-use postroad_api::error::ApiError;
+use postroad_api::{error::ApiError, path};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
+use utoipa::ToSchema;
 
 /// The body of a refusal.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct QueueErrorBody {
     /// For programs, in `snake_case`.
     pub error: String,
@@ -47,6 +49,19 @@ impl QueueError {
     fn of(status: StatusCode, error: &str, message: &str, details: Map<String, Value>) -> Self {
         let body = QueueErrorBody { error: error.to_owned(), message: message.to_owned(), details };
         Self { status, body, retry_after: None }
+    }
+}
+
+/// The one name in a path, refused in this dialect where it is no text.
+#[derive(Debug)]
+pub struct Named(pub String);
+
+impl<S: Send + Sync> FromRequestParts<S> for Named {
+    type Rejection = QueueError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> QueueResult<Self> {
+        let path::Named(name) = path::Named::from_request_parts(parts, state).await?;
+        Ok(Self(name))
     }
 }
 

@@ -11,9 +11,10 @@ use axum::{
 use postroad_model::{figures::milliseconds, time::Time};
 use postroad_store::{Scope, Server};
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::{
-    error::QueueResult,
+    error::{QueueErrorBody, QueueResult},
     queues::{self, QueueState, state_of},
 };
 use crate::{
@@ -23,7 +24,8 @@ use crate::{
 };
 
 /// How the message queue is doing.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = MessageQueueHealth)]
 pub struct QueueHealth {
     /// `healthy`, `degraded` where a kind of daemon is missing, `unhealthy` where Redis is.
     pub status: &'static str,
@@ -45,7 +47,7 @@ pub struct QueueHealth {
 }
 
 /// How Redis is doing.
-#[derive(Debug, Default, Serialize)]
+#[derive(Debug, Default, Serialize, ToSchema)]
 pub struct BrokerHealth {
     /// `connected` or `disconnected`.
     pub status: &'static str,
@@ -60,7 +62,7 @@ pub struct BrokerHealth {
 }
 
 /// How many there are, and how many of them are in use.
-#[derive(Debug, Default, Serialize)]
+#[derive(Debug, Default, Serialize, ToSchema)]
 pub struct InUse {
     /// All.
     pub total: u64,
@@ -71,7 +73,7 @@ pub struct InUse {
 }
 
 /// How fast it is.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct HealthPerformance {
     /// From a publish being read to its being stored, as `4ms`.
     pub average_publish_time: String,
@@ -81,7 +83,18 @@ pub struct HealthPerformance {
     pub error_rate: f64,
 }
 
-/// `GET /message-queue/health`
+/// Shows how the message queue is doing.
+#[utoipa::path(
+    get,
+    path = "/message-queue/health",
+    operation_id = "queue_health",
+    tag = "message-queue",
+    responses(
+        (status = 200, description = "Redis answers; `degraded` where a kind of daemon is missing.", body = QueueHealth),
+        (status = 503, description = "`unhealthy`: Redis does not answer.", body = QueueHealth),
+        (status = 403, description = "`foreign_host`: without authentication only this machine is answered, and only its own pages.", body = QueueErrorBody),
+    ),
+)]
 pub async fn health(State(app): State<Arc<App>>) -> Response {
     match look(&app).await {
         Ok(health) => Json(health).into_response(),

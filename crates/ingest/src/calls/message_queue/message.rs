@@ -3,20 +3,24 @@
 use std::sync::Arc;
 
 use axum::{Json, extract::State};
-use postroad_api::path::Named;
-use postroad_model::{subscription::Subscription, time::Time};
+use postroad_model::{openapi::MessagePayload, subscription::Subscription, time::Time};
 use serde::Serialize;
 use serde_json::{Map, Value, json, value::RawValue};
+use utoipa::ToSchema;
 
-use super::error::{QueueError, QueueResult};
+use super::{
+    error::{Named, QueueError, QueueResult},
+    openapi::{QueueAlways, QueueNamed},
+};
 use crate::{
     App,
     calls::messages::{find, payload_of},
     deliveries::{Delivery, Status, deliveries_of, overall},
+    openapi::params::QueueMessagePath,
 };
 
 /// A message.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct QueueMessage {
     /// Its id.
     pub message_id: String,
@@ -25,6 +29,7 @@ pub struct QueueMessage {
     /// Its routing key.
     pub routing_key: Option<String>,
     /// The content, as it was published; null where the history has let it go.
+    #[schema(value_type = Option<MessagePayload>)]
     pub message: Option<Box<RawValue>>,
     /// Its headers, with its media type and its priority.
     pub headers: Map<String, Value>,
@@ -46,7 +51,19 @@ pub struct QueueMessage {
     pub redelivery_count: u32,
 }
 
-/// `GET /message-queue/messages/{message_id}`
+/// Shows a message and its status.
+#[utoipa::path(
+    get,
+    path = "/message-queue/messages/{message_id}",
+    operation_id = "queue_show_message",
+    tag = "message-queue",
+    params(QueueMessagePath),
+    responses(
+        (status = 200, description = "The message.", body = QueueMessage),
+        QueueNamed,
+        QueueAlways,
+    ),
+)]
 pub async fn show(State(app): State<Arc<App>>, Named(id): Named) -> QueueResult<Json<QueueMessage>> {
     let caller = app.caller();
     let (id, found) = find(&app, &caller, &id).await.map_err(|error| unknown(error, &id))?;

@@ -10,21 +10,24 @@ use postroad_model::{
 };
 use postroad_store::Scope;
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::{
     error::QueueResult,
+    openapi::{QueueAlways, QueueNamed, QueueWithQuery},
     queues::{self, Queue, QueuePerformance, QueueStatistics},
 };
 use crate::{
     App,
     figures::{Dates, seen},
+    openapi::params::{DatesQuery, QueueQuery},
 };
 
 /// The most queues that one answer tells of, by name; the overview is of all.
 const MOST_QUEUES: usize = 1_000;
 
 /// Figures of all queues, or of one; since their first use, or between `date_from` and `date_to`.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct QueueMetrics {
     /// All that was asked for, together.
     pub overview: QueueOverview,
@@ -39,7 +42,7 @@ pub struct QueueMetrics {
 }
 
 /// Queues together.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct QueueOverview {
     /// How many queues there are.
     pub total_queues: u64,
@@ -52,7 +55,7 @@ pub struct QueueOverview {
 }
 
 /// One queue's figures.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct QueueMetricsRow {
     /// Its name.
     pub queue: String,
@@ -69,7 +72,7 @@ pub struct QueueMetricsRow {
 }
 
 /// How long things took; quantiles are within 6 %.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct QueueTimes {
     /// From a publish being read to its being stored, as `4ms`.
     pub average_publish_time: String,
@@ -86,7 +89,7 @@ pub struct QueueTimes {
 }
 
 /// What failed, as shares of what was tried, 0 to 1.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct QueueErrorRates {
     /// Publishes that were refused or failed.
     pub publish_errors: f64,
@@ -98,7 +101,22 @@ pub struct QueueErrorRates {
     pub reject_errors: f64,
 }
 
-/// `GET /message-queue/metrics`
+/// Shows the figures of all queues, or of one.
+///
+/// Since their first use, or between `date_from` and `date_to`.
+#[utoipa::path(
+    get,
+    path = "/message-queue/metrics",
+    operation_id = "queue_metrics",
+    tag = "message-queue",
+    params(QueueQuery, DatesQuery),
+    responses(
+        (status = 200, description = "The figures.", body = QueueMetrics),
+        QueueNamed,
+        QueueWithQuery,
+        QueueAlways,
+    ),
+)]
 pub async fn metrics(State(app): State<Arc<App>>, uri: Uri) -> QueueResult<Json<QueueMetrics>> {
     let asked = query::pairs(&uri, &["queue", "date_from", "date_to"])?;
     let dates = Dates::read(&asked)?;

@@ -11,53 +11,78 @@ use postroad_api::{
     error::{ApiError, ApiResult},
     object,
 };
-use postroad_model::{id::Kind, time::Time};
+use postroad_model::{id::Kind, openapi::MessagePayload, time::Time};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, value::RawValue};
+use utoipa::ToSchema;
 
-use super::error::QueueResult;
+use super::{
+    error::QueueResult,
+    openapi::{QueueAlways, QueuePublishes, QueueWithBody},
+};
 use crate::{
     App,
     calls::messages::{circumstances, counted, max_body, publish_one},
+    openapi::params::PublishHeaders,
     publish::{Draft, MetadataRequest, payload},
 };
 
 /// What is published.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(example = json!({
+        "queue": "delivery.events",
+        "message": {
+            "event_type": "delivery_created",
+            "delivery_id": "550e8400-e29b-41d4-a716-446655440000",
+            "status": "created",
+        },
+        "routing_key": "delivery.created",
+        "headers": { "content_type": "application/json", "priority": "high", "retry_count": 0 },
+        "ttl": 3600,
+        "persistent": true,
+    }))]
 pub struct QueuePublishRequest {
     /// The queue: a channel.
+    #[schema(pattern = r"^[A-Za-z0-9_:/-]+(\.[A-Za-z0-9_:/-]+)*$", max_length = 255)]
     pub queue: String,
     /// The content: an object or a string.
+    #[schema(value_type = MessagePayload)]
     pub message: Box<RawValue>,
     /// The routing key.
     #[serde(default)]
+    #[schema(max_length = 255)]
     pub routing_key: Option<String>,
     /// Headers; `content_type` and `priority` (`low`, `normal`, `high`, `critical`) mean what they say.
     #[serde(default, deserialize_with = "object::unique")]
     pub headers: Option<Map<String, Value>>,
     /// Seconds after which it is not delivered any more.
     #[serde(default)]
+    #[schema(minimum = 1, maximum = 315_360_000)]
     pub ttl: Option<i64>,
     /// `false` keeps no history and waits for no durability.
     #[serde(default)]
     pub persistent: Option<bool>,
     /// Who publishes; the caller by default.
     #[serde(default)]
+    #[schema(min_length = 1, max_length = 255)]
     pub service_name: Option<String>,
     /// Makes publishing idempotent.
     #[serde(default)]
+    #[schema(pattern = "^[A-Za-z0-9_-]{1,128}$")]
     pub message_id: Option<String>,
     /// What ties messages of one undertaking together.
     #[serde(default)]
+    #[schema(max_length = 255)]
     pub correlation_id: Option<String>,
     /// The key whose messages keep their order.
     #[serde(default)]
+    #[schema(min_length = 1, max_length = 255)]
     pub ordering_key: Option<String>,
 }
 
 /// What was published.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct QueuePublishResponse {
     /// The message's id.
     pub message_id: String,
@@ -78,7 +103,23 @@ pub struct QueuePublishResponse {
     pub duplicate: bool,
 }
 
-/// `POST /message-queue/publish`
+/// Publishes a message to a queue.
+///
+/// As `POST /v1/messages`, in the other dialect.
+#[utoipa::path(
+    post,
+    path = "/message-queue/publish",
+    operation_id = "queue_publish",
+    tag = "message-queue",
+    params(PublishHeaders),
+    request_body = QueuePublishRequest,
+    responses(
+        (status = 200, description = "It is stored, or was before.", body = QueuePublishResponse),
+        QueuePublishes,
+        QueueWithBody,
+        QueueAlways,
+    ),
+)]
 pub async fn publish(
     State(app): State<Arc<App>>,
     request: Request,

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use axum::{Json, extract::State};
-use postroad_api::path::Named;
 use postroad_model::{
     figures::{Count, Figures, milliseconds},
     names::{ChannelName, Tenant},
@@ -12,16 +11,21 @@ use postroad_model::{
 use postroad_store::Scope;
 use serde::Serialize;
 use serde_json::{Map, Value};
+use utoipa::ToSchema;
 
-use super::error::{QueueError, QueueResult};
+use super::{
+    error::{Named, QueueError, QueueResult},
+    openapi::{QueueAlways, QueueNamed},
+};
 use crate::{
     App,
     calls::channels::{ChannelInfo, all_names, infos},
     figures::{Dates, Seen, seen},
+    openapi::params::QueuePath,
 };
 
 /// Whether a queue is in use.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum QueueState {
     /// It has an active consumer, or something was published on it within the retention time.
@@ -31,7 +35,7 @@ pub enum QueueState {
 }
 
 /// A queue's status and statistics.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct QueueStatus {
     /// Its name.
     pub queue: String,
@@ -61,7 +65,7 @@ pub struct QueueStatus {
 }
 
 /// What happened on a queue.
-#[derive(Debug, Clone, Copy, Serialize)]
+#[derive(Debug, Clone, Copy, Serialize, ToSchema)]
 pub struct QueueStatistics {
     /// Messages stored.
     pub messages_published: u64,
@@ -76,7 +80,7 @@ pub struct QueueStatistics {
 }
 
 /// How fast a queue is.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct QueuePerformance {
     /// From a publish being read to its being stored, as `5ms`.
     pub average_publish_time: String,
@@ -86,7 +90,19 @@ pub struct QueuePerformance {
     pub throughput_per_second: f64,
 }
 
-/// `GET /message-queue/queues/{queue_name}`
+/// Shows a queue's status and statistics.
+#[utoipa::path(
+    get,
+    path = "/message-queue/queues/{queue_name}",
+    operation_id = "queue_show",
+    tag = "message-queue",
+    params(QueuePath),
+    responses(
+        (status = 200, description = "The queue.", body = QueueStatus),
+        QueueNamed,
+        QueueAlways,
+    ),
+)]
 pub async fn show(State(app): State<Arc<App>>, Named(name): Named) -> QueueResult<Json<QueueStatus>> {
     let queue = one(&app, &name, Dates::default()).await?;
     let Queue { info, seen, waiting, state } = queue;

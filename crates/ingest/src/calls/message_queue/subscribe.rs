@@ -18,8 +18,12 @@ use postroad_model::{
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+use utoipa::ToSchema;
 
-use super::error::QueueResult;
+use super::{
+    error::{QueueErrorBody, QueueResult},
+    openapi::{QueueAlways, QueueWithBody},
+};
 use crate::{
     App,
     calls::subscriptions::{MAX_BODY, SubscriptionResponse},
@@ -30,13 +34,24 @@ use crate::{
 const USUAL_DELAY_MS: f64 = 1_000.0;
 
 /// What is subscribed to.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(example = json!({
+        "queue": "delivery.events",
+        "routing_key": "delivery.*",
+        "callback_url": "https://delivery.example/delivery-service/events",
+        "headers": { "x-token": "service_token_here" },
+        "retry_policy": { "max_retries": 3, "retry_delay": 1000, "backoff_multiplier": 2 },
+        "dead_letter_queue": "delivery.events.dlq",
+        "prefetch_count": 10,
+    }))]
 pub struct QueueSubscribeRequest {
     /// The queue: a channel.
+    #[schema(pattern = r"^[A-Za-z0-9_:/-]+(\.[A-Za-z0-9_:/-]+)*$", max_length = 255)]
     pub queue: String,
     /// A pattern over routing keys, as the queue's type reads it; a topic pattern by default.
     #[serde(default)]
+    #[schema(max_length = 255)]
     pub routing_key: Option<String>,
     /// Where deliveries go; none: they are pulled.
     #[serde(default)]
@@ -49,18 +64,22 @@ pub struct QueueSubscribeRequest {
     pub retry_policy: Option<QueueRetryPolicy>,
     /// The queue on which copies of dead letters are published.
     #[serde(default)]
+    #[schema(pattern = r"^[A-Za-z0-9_:/-]+(\.[A-Za-z0-9_:/-]+)*$", max_length = 255)]
     pub dead_letter_queue: Option<String>,
     /// The most unacknowledged deliveries at a time, over all workers.
     #[serde(default)]
+    #[schema(minimum = 1, maximum = 10_000)]
     pub prefetch_count: Option<u32>,
     /// The service that it belongs to; the caller by default.
     #[serde(default)]
+    #[schema(min_length = 1, max_length = 255)]
     pub service_name: Option<String>,
     /// Whether a 2xx also acknowledges.
     #[serde(default)]
     pub auto_ack: Option<bool>,
     /// Seconds within which an unacknowledged delivery must be acknowledged.
     #[serde(default)]
+    #[schema(minimum = 1, maximum = 43_200)]
     pub ack_timeout: Option<u64>,
     /// Headers to compare.
     #[serde(default)]
@@ -71,17 +90,20 @@ pub struct QueueSubscribeRequest {
 }
 
 /// When to try again.
-#[derive(Debug, Clone, Copy, Deserialize, Serialize)]
+#[derive(Debug, Clone, Copy, Deserialize, Serialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct QueueRetryPolicy {
     /// Retries after the first attempt.
     #[serde(default = "usual_retries")]
+    #[schema(minimum = 0, maximum = 100)]
     pub max_retries: u32,
     /// Milliseconds before the first retry.
     #[serde(default = "usual_delay", serialize_with = "number::whole")]
+    #[schema(minimum = 0, maximum = 3_600_000)]
     pub retry_delay: f64,
     /// What the delay is multiplied by before each further retry.
     #[serde(default = "usual_multiplier", serialize_with = "number::whole")]
+    #[schema(minimum = 1, maximum = 100)]
     pub backoff_multiplier: f64,
 }
 
@@ -108,7 +130,7 @@ impl Default for QueueRetryPolicy {
 }
 
 /// A subscription.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct QueueSubscribeResponse {
     /// Its id.
     pub subscription_id: String,
@@ -134,7 +156,22 @@ pub struct QueueSubscribeResponse {
     pub secret: Option<String>,
 }
 
-/// `POST /message-queue/subscribe`
+/// Subscribes to a queue.
+///
+/// As `POST /v1/subscriptions`, in the other dialect: times are milliseconds.
+#[utoipa::path(
+    post,
+    path = "/message-queue/subscribe",
+    operation_id = "queue_subscribe",
+    tag = "message-queue",
+    request_body = QueueSubscribeRequest,
+    responses(
+        (status = 200, description = "The subscription, with the `secret` that its deliveries are signed with, which is not shown again.", body = QueueSubscribeResponse),
+        (status = 409, description = "Too many subscriptions, or the queue is another service's alone.", body = QueueErrorBody),
+        QueueWithBody,
+        QueueAlways,
+    ),
+)]
 pub async fn subscribe(
     State(app): State<Arc<App>>,
     request: Request,

@@ -9,7 +9,8 @@ use axum::{
 };
 use postroad_api::{
     body,
-    error::{ApiError, ApiResult},
+    error::{ApiError, ApiResult, ErrorResponse},
+    openapi::{Always, ByName, WithBody},
     path::Named,
 };
 use postroad_model::{
@@ -21,26 +22,30 @@ use postroad_model::{
     time::Time,
 };
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::{MAX_BODY, SubscriptionResponse, change};
-use crate::App;
+use crate::{App, openapi::params::SubscriptionPath};
 
 /// How long the old secrets sign on, in seconds: by default a day, at most a week.
 const DEFAULT_GRACE: u64 = 86_400;
 const MAX_GRACE: u64 = 604_800;
 
 /// What a rotation is asked for with; all of it may be left out.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, default)]
+#[schema(example = json!({ "grace_seconds": 86_400 }))]
 pub struct RotateSecretRequest {
     /// Seconds for which the old secrets sign on beside the new one, 0 to 604,800; 86,400 by default.
+    #[schema(minimum = 0, maximum = 604_800)]
     pub grace_seconds: Option<u64>,
     /// The new secret, `whsec_` and 24 to 64 bytes in base64; made by default.
+    #[schema(pattern = "^whsec_[A-Za-z0-9+/]+={0,2}$")]
     pub secret: Option<String>,
 }
 
 /// A subscription with its new secret.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct RotateSecretResponse {
     /// The subscription, with the new secret, which is not shown again.
     #[serde(flatten)]
@@ -51,7 +56,24 @@ pub struct RotateSecretResponse {
     pub live_secrets: usize,
 }
 
-/// `POST /v1/subscriptions/{id}/rotate-secret`
+/// Gives a subscription a new signing secret.
+///
+/// The old ones sign beside it for a while.
+#[utoipa::path(
+    post,
+    path = "/v1/subscriptions/{id}/rotate-secret",
+    operation_id = "rotate_secret",
+    tag = "subscriptions",
+    params(SubscriptionPath),
+    request_body = RotateSecretRequest,
+    responses(
+        (status = 200, description = "The subscription with its new secret, which is not shown again.", body = RotateSecretResponse),
+        (status = 409, description = "As many secrets sign as may, or others changed the subscription at the same time.", body = ErrorResponse),
+        ByName,
+        WithBody,
+        Always,
+    ),
+)]
 pub async fn rotate_secret(
     State(app): State<Arc<App>>,
     Named(id): Named,

@@ -13,22 +13,26 @@ use axum::{
 use postroad_api::{
     body,
     caller::Caller,
-    error::{ApiError, ApiResult},
+    error::{ApiError, ApiResult, ErrorResponse},
+    openapi::{Always, ByName, WithBody},
     path::Named,
 };
 use postroad_model::{
     delivery::Attempt,
     id::SubscriptionId,
+    openapi::MessagePayload,
     subscription::{Channels, Status, Subscription},
 };
 use postroad_store::{Accepted, StoreError, StreamId, trace::Line};
 use serde::{Deserialize, Serialize};
 use serde_json::{json, value::RawValue};
 use tokio::time::{Instant, sleep};
+use utoipa::ToSchema;
 
 use super::find;
 use crate::{
     App,
+    openapi::params::SubscriptionPath,
     publish::{Checked, Circumstances, PublishMessageRequest, check},
     test_rate::Refusal,
 };
@@ -43,21 +47,26 @@ const CHANNEL: &str = "postroad.test";
 
 /// What a test is asked for with; all of it may be left out. The sample need not match what the subscription asks
 /// for.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, default)]
+#[schema(example = json!({ "payload": { "ref": "refs/heads/main" }, "timeout_seconds": 5 }))]
 pub struct TestRequest {
     /// The sample's payload, an object or a string; by default one that says that it is a test.
+    #[schema(value_type = Option<MessagePayload>)]
     pub payload: Option<Box<RawValue>>,
     /// Its routing key.
+    #[schema(max_length = 255)]
     pub routing_key: Option<String>,
     /// Its channel; by default the subscription's, or `postroad.test` where that is a pattern.
+    #[schema(pattern = r"^[A-Za-z0-9_:/-]+(\.[A-Za-z0-9_:/-]+)*$", max_length = 255)]
     pub channel: Option<String>,
     /// How many seconds to wait for the subscriber's answer, 1 to 20; 20 by default.
+    #[schema(minimum = 1, maximum = 20)]
     pub timeout_seconds: Option<u64>,
 }
 
 /// What came back.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct TestResponse {
     /// The sample's id, which was its `webhook-id`.
     pub message_id: String,
@@ -92,7 +101,26 @@ struct SampleMetadata {
     ttl: u64,
 }
 
-/// `POST /v1/subscriptions/{id}/test`
+/// Sends a subscription one sample, and answers with what came back.
+///
+/// It is attempted once, whatever comes back, and counts for nothing.
+#[utoipa::path(
+    post,
+    path = "/v1/subscriptions/{id}/test",
+    operation_id = "test_subscription",
+    tag = "subscriptions",
+    params(SubscriptionPath),
+    request_body = TestRequest,
+    responses(
+        (status = 200, description = "What came back.", body = TestResponse),
+        (status = 409, description = "Nothing can be sent to it now: it is pulled, paused, or full; or another test is under way.", body = ErrorResponse),
+        (status = 429, description = "It was tested too often.", body = ErrorResponse, headers(("Retry-After" = u64, description = "Seconds after which it may work."))),
+        (status = 504, description = "No answer came in time; the text says what may be the reason.", body = ErrorResponse),
+        ByName,
+        WithBody,
+        Always,
+    ),
+)]
 pub async fn test(
     State(app): State<Arc<App>>,
     Named(id): Named,

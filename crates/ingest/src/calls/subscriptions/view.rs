@@ -10,11 +10,12 @@ use postroad_model::{
 };
 use postroad_store::SubscriptionState;
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use crate::subscribe::seconds;
 
 /// `SubscriptionResponse`: a subscription that was created, paused or resumed.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct SubscriptionResponse {
     /// Always true: what fails is answered with an `ErrorResponse`.
     pub success: bool,
@@ -41,7 +42,7 @@ pub struct SubscriptionResponse {
 }
 
 /// What a subscription was asked for with, or got by default.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct Settings {
     /// Where deliveries go, without what only the subscriber should know; null where they are pulled.
     pub callback_url: Option<String>,
@@ -78,7 +79,7 @@ pub struct Settings {
 }
 
 /// `SubscriptionInfo`, and more.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct SubscriptionInfo {
     /// Its id.
     pub subscription_id: String,
@@ -116,7 +117,7 @@ pub struct SubscriptionInfo {
 }
 
 /// A page of subscriptions.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct SubscriptionList {
     /// The page.
     pub subscriptions: Vec<SubscriptionInfo>,
@@ -125,7 +126,7 @@ pub struct SubscriptionList {
 }
 
 /// A subscription that is no more.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct SubscriptionCancelled {
     /// Always true.
     pub success: bool,
