@@ -20,6 +20,7 @@ mod health_checks;
 mod kit;
 mod message_queue;
 mod notifications;
+mod openapi;
 mod outage;
 mod payloads;
 mod publish;
