@@ -209,6 +209,8 @@ async fn every_call_of_the_contract_is_there() {
                 "/v1/channels/x/stats",
                 "/v1/metrics",
                 "/health",
+                "/openapi.json",
+                "/docs",
                 "/livez",
                 "/readyz",
                 "/metrics",
