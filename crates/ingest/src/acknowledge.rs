@@ -17,17 +17,18 @@ use futures_util::future::join_all;
 use postroad_api::{
     caller::Caller,
     error::{ApiError, ApiResult},
+    page,
 };
 use postroad_model::{
     delivery::{Attempt, DeadReason, Health, Hold, Outcome, Place, Progress, Verdict, judge},
     figures::Judged,
-    id::MessageId,
+    id::{MessageId, SubscriptionId},
     names::{ChannelName, Tenant},
     subscription::Subscription,
     time::millis,
 };
 use postroad_store::{
-    Circuit, Lease, Outstanding, Settlement, StreamId,
+    Circuit, Lease, Outstanding, Settlement, StreamId, Versioned,
     trace::{Lies, Line},
 };
 use serde::Serialize;
@@ -248,6 +249,15 @@ fn decide(
 ) -> Decision {
     let of_this = |line: &Line| line.subscription() == subscription.id.as_str();
     let mut gone = None;
+    let mut candidates = candidates;
+    // Whoever acknowledges means one that was handed out.
+    candidates.sort_by_key(|candidate| match candidate.lies {
+        Lies::AwaitingAck(_) => 0,
+        Lies::InFlight(_) => 1,
+        Lies::Scheduled(_) => 2,
+        Lies::Waiting => 3,
+        Lies::Gone => 4,
+    });
     for candidate in candidates {
         match candidate.held {
             Some((lease, holder)) => {
@@ -402,6 +412,7 @@ pub async fn extend(
 }
 
 /// The subscription that is meant: the one named, else the service's, else the only one that the message went to.
+/// Where a message went is known by its history; without one the service's subscriptions are asked.
 ///
 /// # Errors
 /// 404 where there is no such delivery, 409 `ambiguous_subscription` where several are.
@@ -425,13 +436,18 @@ pub async fn meant(
     ids.sort_unstable();
     ids.dedup();
     let mut known = Vec::new();
-    for id in ids {
-        if let Ok(id) = postroad_model::id::SubscriptionId::new(&id)
+    for id in &ids {
+        if let Ok(id) = SubscriptionId::new(id)
             && let Some(found) = app.store.subscription(&id).await?
             && found.subscription.tenant == caller.tenant
         {
             known.push(found.subscription);
         }
+    }
+    if ids.is_empty()
+        && let Some(service) = service
+    {
+        known = holding(app, caller, message, service).await?;
     }
     let of_service: Vec<&Subscription> =
         known.iter().filter(|known| service == Some(known.service_name.as_str())).collect();
@@ -450,6 +466,37 @@ pub async fn meant(
         }
     };
     Ok(of)
+}
+
+/// Those of a service's subscriptions in whose queue a message without history lies. Of at most so many of the
+/// tenant's.
+async fn holding(
+    app: &App,
+    caller: &Caller,
+    message: &MessageId,
+    service: &str,
+) -> ApiResult<Vec<Subscription>> {
+    const PAGES: usize = 10;
+    let mut holding = Vec::new();
+    let mut after: Option<String> = None;
+    for _ in 0..PAGES {
+        let page = app.store.subscriptions(&caller.tenant, after.as_deref(), page::MAX_LIMIT).await?;
+        after = page.last().map(|last| last.subscription.id.to_string());
+        let is_last = page.len() < page::MAX_LIMIT;
+        for Versioned { subscription, .. } in page {
+            if subscription.service_name.as_str() != service {
+                continue;
+            }
+            let looked = app.store.outstanding(&subscription.id, &[(None, message.clone())]).await?;
+            if looked.is_some_and(|looked| looked.iter().any(|found| found.held.is_some())) {
+                holding.push(subscription);
+            }
+        }
+        if is_last {
+            break;
+        }
+    }
+    Ok(holding)
 }
 
 fn conflict(code: &'static str, message: &MessageId, text: String) -> ApiError {

@@ -48,7 +48,7 @@ pub struct IngestSection {
     pub retry_delay_seconds: u64,
     /// The most event types that one tenant may register.
     pub max_event_types: u64,
-    /// The most calls that wait for a command's answer at a time.
+    /// The most calls that wait at a time: for a command's answer, or for something to pull.
     pub max_waits: usize,
     /// The most streams of notifications that are open at a time.
     pub max_streams: usize,
@@ -159,7 +159,7 @@ pub struct IngestConfig {
     pub max_channels: u64,
     /// The most event types that one tenant may register.
     pub max_event_types: u64,
-    /// The most calls that wait for a command's answer at a time.
+    /// The most calls that wait at a time: for a command's answer, or for something to pull.
     pub max_waits: usize,
     /// The most streams of notifications that are open at a time.
     pub max_streams: usize,

@@ -196,7 +196,7 @@ pub async fn run(config: Config, context: Context) -> anyhow::Result<()> {
         clock,
         started: Instant::now(),
         event_types: EventTypes::default(),
-        waits: Places::new(ingest_config.max_waits, "calls waiting for an answer"),
+        waits: Places::new(ingest_config.max_waits, "calls that wait"),
         streams: Places::new(ingest_config.max_streams, "open streams"),
         stop: stop.clone(),
         config: ingest_config,

@@ -42,10 +42,13 @@ pub fn copy_of(message: &Message, channel: &ChannelName, death: &Death) -> Optio
     };
     let is = |entry: &Value, name: &str, text: &str| entry[name].as_str() == Some(text);
     let queue = death.subscription.as_str();
-    let was_here = deaths.iter().any(|entry| is(entry, "queue", queue));
-    let was_rejected = reason == "rejected" || deaths.iter().any(|entry| is(entry, "reason", "rejected"));
-    if was_here && !was_rejected {
-        return None;
+    // The circle is what has happened since it was here last, that death included.
+    if let Some(here) = deaths.iter().position(|entry| is(entry, "queue", queue)) {
+        let was_rejected =
+            reason == "rejected" || deaths[..=here].iter().any(|entry| is(entry, "reason", "rejected"));
+        if !was_rejected {
+            return None;
+        }
     }
     let known = deaths.iter().position(|entry| is(entry, "queue", queue) && is(entry, "reason", reason));
     let mut newest = known.map_or_else(|| first_death(message, death), |at| deaths.remove(at));
@@ -220,6 +223,10 @@ mod tests {
         let other = copy_of(&once, &dead(), &death("sub_b", DeadReason::Expired, "2-0")).unwrap();
         assert!(copy_of(&other, &dead(), &death("sub_a", DeadReason::RetriesExhausted, "3-0")).is_none());
         assert!(copy_of(&other, &dead(), &death("sub_a", DeadReason::Rejected, "3-0")).is_some());
+        // What was rejected before the circle began does not keep it going.
+        let rejected = copy_of(&message(), &dead(), &death("sub_c", DeadReason::Rejected, "1-0")).unwrap();
+        let once = copy_of(&rejected, &dead(), &death("sub_a", DeadReason::Expired, "2-0")).unwrap();
+        assert!(copy_of(&once, &dead(), &death("sub_a", DeadReason::Expired, "3-0")).is_none());
     }
 
     #[test]

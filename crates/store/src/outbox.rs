@@ -3,7 +3,6 @@
 
 use crate::{
     Store, StreamId,
-    entry::Entry,
     error::StoreError,
     keys::{self, Tag},
     link::checked,
@@ -35,29 +34,28 @@ pub struct DeadCopy {
     /// The channel.
     pub channel: String,
     /// The dead letter's id among its subscription's.
-    pub dead: String,
-    /// The message.
-    pub entry: Entry,
+    pub dead: StreamId,
 }
 
 impl Store {
     /// The most notes of one lane that one look brings.
     pub const OUTBOX_MOST: usize = 100;
 
-    /// What lies in the outboxes of lanes, at most [`Store::OUTBOX_MOST`] of each.
-    pub async fn outbox(&self, lanes: &[u16]) -> Result<Vec<OutboxEntry>, StoreError> {
+    /// What lies in the outboxes of lanes, of each after an id (zero: from its beginning), and at most
+    /// [`Store::OUTBOX_MOST`].
+    pub async fn outbox(&self, lanes: &[(u16, StreamId)]) -> Result<Vec<OutboxEntry>, StoreError> {
         let mut pipeline = redis::Pipeline::with_capacity(lanes.len());
-        for lane in lanes {
+        for (lane, after) in lanes {
             pipeline
                 .cmd("XRANGE")
                 .arg(self.keys.key(Tag::Lane(*lane), keys::OUTBOX))
-                .arg("-")
+                .arg(format!("({after}"))
                 .arg("+")
                 .arg("COUNT")
                 .arg(Self::OUTBOX_MOST);
         }
         let mut found = Vec::new();
-        for (lane, answer) in lanes.iter().zip(self.link.pipeline(&pipeline).await?) {
+        for ((lane, _), answer) in lanes.iter().zip(self.link.pipeline(&pipeline).await?) {
             for row in array(checked(answer)?)? {
                 let mut row = array(row)?.into_iter();
                 let id = stream_id(row.next().unwrap_or_default())?;
@@ -65,8 +63,7 @@ impl Store {
                 let kind = fields.take_text("kind");
                 let copy = (kind == "dead").then(|| DeadCopy {
                     channel: fields.take_text("dlq"),
-                    dead: fields.take_text("dead"),
-                    entry: fields.entry(),
+                    dead: fields.take_text("dead").parse().unwrap_or_default(),
                 });
                 found.push(OutboxEntry {
                     lane: *lane,

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use postroad_model::{
     id::{MessageId, SubscriptionId},
+    names::{ChannelName, Tenant},
     time::millis,
 };
 use redis::Value;
@@ -12,6 +13,7 @@ use redis::Value;
 use crate::{
     Lease, Store, StreamId,
     delivery::due,
+    enqueue::read_dead,
     error::StoreError,
     keys::{self, Tag},
     lease::read_lease,
@@ -33,6 +35,8 @@ pub struct Pulled {
     pub leases: Vec<Lease>,
     /// When a rate allows more, where one limits now.
     pub wait: Option<Duration>,
+    /// Whose messages had expired, and of which channels.
+    pub dead: Vec<(Tenant, ChannelName)>,
 }
 
 /// A delivery as an acknowledgment finds it.
@@ -68,7 +72,7 @@ impl Store {
             .into_iter()
             .map(|row| read_lease(lane, since, id.clone(), change, row))
             .collect::<Result<_, _>>()?;
-        Ok(Pulled { status, leases, wait: due(int(&next()?)?) })
+        Ok(Pulled { status, leases, wait: due(int(&next()?)?), dead: read_dead(next()?)? })
     }
 
     /// Where one hears that there may be something to pull of a subscription.
@@ -85,11 +89,12 @@ impl Store {
         messages: &[(Option<(u16, StreamId)>, MessageId)],
     ) -> Result<Option<Vec<Outstanding>>, StoreError> {
         /// What has no history is looked for among so many.
-        const SEARCHED: usize = 1_000;
+        const SEARCHED: usize = 2_000;
+        const SEARCHED_BYTES: usize = 16 << 20;
         let since = Instant::now();
         let lane = self.layout.lane_of(id);
         let mut call = Call::new(&script::OUTSTANDING, &self.keys, Tag::Lane(lane));
-        call.arg(id.as_str()).arg(SEARCHED);
+        call.arg(id.as_str()).arg(SEARCHED).arg(SEARCHED_BYTES);
         for (accepted, message) in messages {
             let reference = accepted.map(|(partition, at)| format!("{partition}:{at}")).unwrap_or_default();
             call.arg(reference).arg(message.as_str());

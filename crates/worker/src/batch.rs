@@ -145,7 +145,7 @@ async fn send(shared: Shared, target: Arc<Target>, members: Vec<Member>, bodies:
     let names: Vec<[&str; 2]> = members.iter().map(Member::names).collect();
     let failed = failed::read(&body, &names);
     if let Some(strange) = failed.strange {
-        debug!(subscription.id = %target.subscription.id, strange, "passed over a part of an answer to a batch");
+        debug!(subscription.id = %target.subscription.id, strange, "a list of failures in the answer to a batch cannot be understood");
     }
     for (at, (member, failed)) in members.into_iter().zip(failed.errors).enumerate() {
         let Member { lease, place, message } = member;

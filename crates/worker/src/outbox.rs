@@ -7,7 +7,7 @@ mod dead_letter;
 mod disabled;
 
 use std::{
-    collections::{BTreeSet, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     sync::{Mutex, PoisonError},
     time::{Duration, Instant},
 };
@@ -47,20 +47,25 @@ impl Outboxes {
 /// How long notes are left that could not be carried out.
 const PAUSE: Duration = Duration::from_secs(1);
 
+/// What could not be carried out.
+#[derive(Default)]
+struct Left {
+    /// Was told of.
+    told: HashSet<(u16, StreamId)>,
+    /// Behind which note a lane is looked at next: what is left must not hide what lies behind it.
+    after: HashMap<u16, StreamId>,
+}
+
 /// Carries out what lies in outboxes. A note that cannot be carried out stays, is told of once, and keeps no
 /// other.
 pub async fn empty_forever(shared: Shared) {
-    let mut ill = HashSet::new();
+    let mut left = Left::default();
     loop {
         let lanes = shared.outbox.next().await;
-        match empty(&shared, &lanes, &mut ill).await {
-            // More than one look brings.
-            Ok(Emptied { all: true, left: false }) => {
-                lanes.into_iter().for_each(|lane| shared.outbox.note(lane));
-            }
-            Ok(Emptied { left: false, .. }) => {}
+        match empty(&shared, &lanes, &mut left).await {
+            Ok(true) => {}
             // Promoting tells of them again.
-            Ok(_) => tokio::time::sleep(PAUSE).await,
+            Ok(false) => tokio::time::sleep(PAUSE).await,
             Err(error) => {
                 shared.outage.failed(&error);
                 tokio::time::sleep(PAUSE).await;
@@ -69,43 +74,54 @@ pub async fn empty_forever(shared: Shared) {
     }
 }
 
-/// How emptying went.
-struct Emptied {
-    /// As many notes came as one look brings: there may be more.
-    all: bool,
-    /// Some could not be carried out.
-    left: bool,
-}
-
-async fn empty(
-    shared: &Shared,
-    lanes: &[u16],
-    ill: &mut HashSet<(u16, StreamId)>,
-) -> Result<Emptied, StoreError> {
-    let notes = notes(shared, lanes).await?;
-    let mut emptied = Emptied { all: notes.len() >= Store::OUTBOX_MOST, left: false };
-    for entry in notes {
-        let note = (entry.lane, entry.id);
-        match carry_out(shared, &entry).await {
-            Ok(()) => {
-                ill.remove(&note);
+/// Whether all that was found could be carried out.
+async fn empty(shared: &Shared, lanes: &[u16], left: &mut Left) -> Result<bool, StoreError> {
+    let lanes: Vec<(u16, StreamId)> =
+        lanes.iter().map(|lane| (*lane, left.after.get(lane).copied().unwrap_or_default())).collect();
+    let mut found: BTreeMap<u16, Vec<OutboxEntry>> = BTreeMap::new();
+    for entry in notes(shared, &lanes).await? {
+        found.entry(entry.lane).or_default().push(entry);
+    }
+    let mut is_all_done = true;
+    for (lane, _) in lanes {
+        let entries = found.remove(&lane).unwrap_or_default();
+        let last = entries.last().map(|entry| entry.id).filter(|_| entries.len() >= Store::OUTBOX_MOST);
+        for entry in entries {
+            is_all_done &= is_done(shared, &entry, left).await?;
+        }
+        // As many came as one look brings: there may be more.
+        match last {
+            Some(last) => {
+                left.after.insert(lane, last);
+                shared.outbox.note(lane);
             }
-            Err(error) if error.is_transient() => return Err(error),
-            // Its owner changed the subscription just now.
-            Err(StoreError::Conflict(_)) => emptied.left = true,
-            Err(error) => {
-                emptied.left = true;
-                if ill.insert(note) {
-                    error!(lane = entry.lane, note = %entry.id, %error, "could not carry out an outbox entry");
-                }
-            }
+            None => drop(left.after.remove(&lane)),
         }
     }
-    Ok(emptied)
+    Ok(is_all_done)
+}
+
+async fn is_done(shared: &Shared, entry: &OutboxEntry, left: &mut Left) -> Result<bool, StoreError> {
+    let note = (entry.lane, entry.id);
+    match carry_out(shared, entry).await {
+        Ok(()) => {
+            left.told.remove(&note);
+            Ok(true)
+        }
+        Err(error) if error.is_transient() => Err(error),
+        // Its owner changed the subscription just now.
+        Err(StoreError::Conflict(_)) => Ok(false),
+        Err(error) => {
+            if left.told.insert(note) {
+                error!(lane = entry.lane, note = %entry.id, %error, "could not carry out an outbox entry");
+            }
+            Ok(false)
+        }
+    }
 }
 
 /// All lanes' at once; lane by lane where one has none that can be read.
-async fn notes(shared: &Shared, lanes: &[u16]) -> Result<Vec<OutboxEntry>, StoreError> {
+async fn notes(shared: &Shared, lanes: &[(u16, StreamId)]) -> Result<Vec<OutboxEntry>, StoreError> {
     match shared.store.outbox(lanes).await {
         Err(error) if !error.is_transient() => {}
         result => return result,
@@ -115,7 +131,7 @@ async fn notes(shared: &Shared, lanes: &[u16]) -> Result<Vec<OutboxEntry>, Store
         match shared.store.outbox(&[*lane]).await {
             Ok(notes) => all.extend(notes),
             Err(error) if error.is_transient() => return Err(error),
-            Err(error) => debug!(lane, %error, "cannot read an outbox"),
+            Err(error) => debug!(lane = lane.0, %error, "cannot read an outbox"),
         }
     }
     Ok(all)

@@ -18,6 +18,7 @@ use postroad_api::{
 };
 use postroad_model::{
     delivery::{DeadReason, Health, Hold, Place, Verdict},
+    figures::Count,
     message::Message,
     message_delivery,
     subscription::Subscription,
@@ -79,6 +80,7 @@ pub struct PullRequest {
     responses(
         (status = 200, description = "What there was, in `native` format; nothing where none came in time.", body = PullResponse),
         (status = 409, description = "The subscription has a `callback_url`, or is paused.", body = ErrorResponse),
+        (status = 503, description = "As many calls wait as may, or Redis is away; `Retry-After` says when to try again.", body = ErrorResponse),
         ByName,
         WithBody,
         Always,
@@ -106,15 +108,19 @@ pub async fn pull(State(app): State<Arc<App>>, Named(id): Named, request: Reques
     loop {
         let pulled = take(&app, &subscription, most as usize).await?;
         let next = pulled.wait;
+        for (tenant, channel) in &pulled.dead {
+            app.tally.on(tenant, Some(channel), |figures| figures.add(Count::Dead, 1));
+        }
         let body = deliveries(&app, &subscription.subscription, pulled.leases).await?;
         let left = deadline.saturating_duration_since(Instant::now());
         if body.is_some() || left.is_zero() || app.stop.is_requested() {
             let body = body.unwrap_or_else(|| br#"{"deliveries":[]}"#.to_vec());
             return Ok(([(header::CONTENT_TYPE, "application/json")], body).into_response());
         }
-        let Some(signal) = &mut signal else {
+        let Some((signal, _)) = &mut signal else {
             // What came before it was listened for is found by another look.
-            signal = Some(app.store.pull_signal(&subscription.subscription.id).await?);
+            let place = app.waits.take()?;
+            signal = Some((app.store.pull_signal(&subscription.subscription.id).await?, place));
             continue;
         };
         let pause = next.unwrap_or(LOOK_EVERY).min(LOOK_EVERY).min(left);

@@ -29,7 +29,7 @@ end
 
 local ordered = ARGV[9]
 -- Locks of before go on being passed on, until the last one is given up.
-if ordered ~= '1' and s.locks and redis.call('EXISTS', P .. LOCKS .. id) == 1 then ordered = 'was' end
+if ordered ~= '1' and s.locks and redis.call('EXISTS', P .. LOCKS .. id, P .. HELD .. id) > 0 then ordered = 'was' end
 redis.call('HSET', s.key, 'change', change, 'status', status, 'cap', ARGV[4],
   'max_entries', ARGV[5], 'max_bytes', ARGV[6], 'settings', ARGV[7], 'ordered', ordered, 'rate', ARGV[10],
   'dlq', ARGV[11], 'acks', ARGV[12])

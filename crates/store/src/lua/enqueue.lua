@@ -40,12 +40,17 @@ local function dead_line(s, reason)
   return 'd ' .. s.id .. ' ' .. reason .. ' ' .. stamp .. '\n'
 end
 
--- The oldest that waits goes, of the least urgent: whether there was one.
+-- The oldest that waits goes, of the least urgent: whether there was one. So many in one call: a bound that was
+-- lowered by far must not stop Redis, and what is left of the excess goes with the next messages.
+local evictions = 200
 local function evict(s)
+  if evictions < 1 then return false end
+  evictions = evictions - 1
   for at = #s.ranks, 1, -1 do
     local rank = string.sub(s.ranks, at, at)
     local key, oldest = queue(s.id, rank), nil
     if redis.call('TYPE', key).ok == 'stream' then
+      pending(key)
       for _, place in ipairs({ 'again', 'later', 'held' }) do
         local row = redis.call('XPENDING', key, G, '-', '+', 1, place)[1]
         if row and (not oldest or after(oldest, row[1])) then oldest = row[1] end
@@ -58,9 +63,13 @@ local function evict(s)
     if oldest then
       local row = redis.call('XRANGE', key, oldest, oldest)[1]
       if row then
-        local tries = redis.call('HGET', P .. TRIES .. s.id, rank .. ':' .. oldest) or ''
+        local tries = redis.pcall('HGET', P .. TRIES .. s.id, rank .. ':' .. oldest)
+        tries = type(tries) == 'string' and tries or ''
         -- Where it cannot go to the dead letters it stays, and the queue grows to its own bound.
-        if not pcall(lay_dead, s, rank, oldest, row[2], 'maxlen', tries, now) then return false end
+        if not pcall(lay_dead, s, rank, oldest, row[2], 'maxlen', tries, now) then
+          redis.pcall('XCLAIM', key, G, 'again', 0, oldest, 'JUSTID')
+          return false
+        end
         trace(field(row[2], 'ref'), dead_line(s, 'maxlen'), ttl)
         dead[#dead + 1] = head(row[2])
       else
@@ -76,7 +85,11 @@ end
 local function add(s, rank, ref, m, t, terms)
   local size = #m
   local most = terms.n
-  while most and s.entries + s.added - s.evicted - s.busy >= most and evict(s) do end
+  while most and s.entries + s.added - s.evicted - s.busy >= most do
+    -- What was added before must not be added again because this one could not go.
+    local is_well, went = pcall(evict, s)
+    if not (is_well and went) then break end
+  end
   if s.entries + s.added - s.evicted >= s.max_entries or s.bytes + s.grown - s.shrunk + size > s.max_bytes then
     if not pcall(bury, s, rank, { 'm', m, 't', t, 'ref', ref }, 'queue_full', '', now) then
       broken[#broken + 1] = P .. DEAD .. s.id

@@ -1,7 +1,8 @@
 -- What take and pull share: handing out what is due again, and what is new, of one subscription.
 --
--- A hand is { to = the consumer, bytes = how many may still be handed out, put_aside = a function of a delivery's
--- rank, id and tries that says whether it is passed over }.
+-- A hand is { to = the consumer, bytes = how many may still be handed out, passed_by = 0, put_aside = a function of a delivery's
+-- rank, id and tries that says whether it is passed over, refuse = where there is one, a function of an entry that
+-- says whether it is not handed out after all }.
 
 local function weight(fields)
   local sum = 0
@@ -9,9 +10,16 @@ local function weight(fields)
   return sum
 end
 
+-- How many are read before their bytes are counted, and how many that are not handed out one look may pass by.
+local AT_ONCE, PASSED_BY = 64, 256
+
 -- Hands out one entry; it is held instead where another of its ordering key is out.
 local function give(s, q, hand, entries, id, number, tries, fields)
-  if s.ordered and not may_go(s, q.rank, id, field(fields, 'k')) then return end
+  if hand.refuse and hand.refuse(s, q, id, tries, fields)
+    or s.ordered and not may_go(s, q.rank, id, field(fields, 'k')) then
+    hand.passed_by = hand.passed_by + 1
+    return
+  end
   entries[#entries + 1] = { q.rank, id, number, tries, fields }
   hand.bytes = hand.bytes - weight(fields)
 end
@@ -61,11 +69,13 @@ local function hand_out(s, hand, n)
     if #entries < n and q.again > 0 then
       s.again = s.again - due_again(s, q, hand, math.min(q.again, n - #entries), entries)
     end
-    if #entries < n and q.fresh > 0 then
-      local asked = math.min(q.fresh, n - #entries)
+    local left = q.fresh
+    while #entries < n and left > 0 and hand.bytes > 0 and hand.passed_by < PASSED_BY do
+      local asked = math.min(left, n - #entries, AT_ONCE)
       local count = fresh(s, q, hand, asked, entries)
       -- What is counted and not handed out belongs to nobody until a sweep finds it: no token for it.
-      s.fresh = s.fresh - (count < asked and q.fresh or count)
+      local gone = count < asked and left or count
+      left, s.fresh = left - gone, s.fresh - gone
     end
   end
   s.busy = s.busy + #entries

@@ -191,13 +191,14 @@ local function bury(s, rank, fields, reason, tries, now)
     row[#row + 1] = extra
   end
   local id = redis.call(unpack(row))
-  redis.call('SADD', P .. DEADS, s.id)
+  -- It lies there: what is refused from here on must not bring it here once more.
+  redis.pcall('SADD', P .. DEADS, s.id)
   if redis.call('XLEN', key) > DEAD_BOUND then
-    redis.call('HINCRBY', s.key, 'dead_dropped', redis.call('XTRIM', key, 'MAXLEN', DEAD_BOUND))
+    redis.pcall('HINCRBY', s.key, 'dead_dropped', redis.call('XTRIM', key, 'MAXLEN', DEAD_BOUND))
   end
   if s.dlq and s.dlq ~= '' then
-    redis.call('XADD', P .. OUTBOX, '*', 'kind', 'dead', 'sub', s.id, 'reason', reason, 'at', now,
-      'dlq', s.dlq, 'dead', id, 'm', field(fields, 'm'))
+    redis.pcall('XADD', P .. OUTBOX, '*', 'kind', 'dead', 'sub', s.id, 'reason', reason, 'at', now,
+      'dlq', s.dlq, 'dead', id)
   end
   return id
 end
@@ -214,10 +215,12 @@ end
 local function may_go(s, rank, id, k)
   if k == '' then return true end
   local name, locks = rank .. ':' .. id, P .. LOCKS .. s.id
-  local holder = redis.call('HGET', locks, k)
+  local holder = redis.pcall('HGET', locks, k)
+  -- Where locks cannot be kept there is no order, but deliveries.
+  if type(holder) == 'table' then return true end
   if holder and holder ~= name then
+    if type(redis.pcall('ZADD', P .. HELD .. s.id, 0, place_in_line(k, id))) == 'table' then return true end
     redis.call('XCLAIM', queue(s.id, rank), G, 'held', 0, id, 'JUSTID')
-    redis.call('ZADD', P .. HELD .. s.id, 0, place_in_line(k, id))
     return false
   end
   if not holder then redis.call('HSET', locks, k, name) end
@@ -244,13 +247,13 @@ local function pass_on(s, k)
   end
 end
 
--- A delivery has left its queue: whoever waited behind it may go.
+-- A delivery has left its queue: whoever waited behind it may go. It has left: what is refused here a sweep mends.
 local function unlock(s, rank, id, k)
   if k == '' then return end
-  if redis.call('HGET', P .. LOCKS .. s.id, k) == rank .. ':' .. id then
-    pass_on(s, k)
+  if redis.pcall('HGET', P .. LOCKS .. s.id, k) == rank .. ':' .. id then
+    pcall(pass_on, s, k)
   else
-    redis.call('ZREM', P .. HELD .. s.id, place_in_line(k, id))
+    redis.pcall('ZREM', P .. HELD .. s.id, place_in_line(k, id))
   end
 end
 
@@ -273,8 +276,8 @@ local function lay_dead(s, rank, id, fields, reason, tries, now)
   local key, name = queue(s.id, rank), rank .. ':' .. id
   redis.call('XACK', key, G, id)
   redis.call('XDEL', key, id)
-  redis.call('HDEL', P .. TRIES .. s.id, name)
-  if s.expiring then redis.call('ZREM', P .. EXPIRY .. s.id, name) end
+  redis.pcall('HDEL', P .. TRIES .. s.id, name)
+  if s.expiring then redis.pcall('ZREM', P .. EXPIRY .. s.id, name) end
   forget_timers(s, rank, { id })
   if s.locks then unlock(s, rank, id, field(fields, 'k')) end
   s.shrunk = s.shrunk + #field(fields, 'm')

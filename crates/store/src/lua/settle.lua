@@ -163,14 +163,15 @@ while at <= #ARGV do
       local last = math.min(first + 999, #batch.ids)
       local acked = redis.pcall('XACK', key, G, unpack(batch.ids, first, last))
       acked = type(acked) == 'number' and acked or 0
-      done = done + acked
       if acked <= last - first then
         -- What was settled before is not counted off again.
         for i = first, last do
           if #redis.pcall('XRANGE', key, batch.ids[i], batch.ids[i]) == 0 then shrunk = shrunk - batch.sizes[i] end
         end
       end
-      redis.pcall('XDEL', key, unpack(batch.ids, first, last))
+      -- What nobody had been given yet is not acknowledged, and gone all the same.
+      local deleted = redis.pcall('XDEL', key, unpack(batch.ids, first, last))
+      done = done + math.max(acked, type(deleted) == 'number' and deleted or 0)
     end
     -- Whoever comes late does not know what the delivery has been through since it was lost.
     if redis.call('HLEN', P .. TRIES .. s.id) > 0 then

@@ -98,14 +98,29 @@ local function mend_order(s)
   local key = queue(s.id, '1')
   if redis.call('EXISTS', key) == 1 then
     local waiting = #redis.call('XPENDING', key, G, '-', '+', 1, 'held') > 0
-    if waiting and redis.call('EXISTS', held) == 0 then
-      for _, row in ipairs(redis.call('XPENDING', key, G, '-', '+', PAGE, 'held')) do
-        redis.call('XCLAIM', key, G, 'again', 0, row[1], 'JUSTID')
-        rearmed = rearmed + 1
+    -- Some of them are noted nowhere.
+    local count = 0
+    for _, consumer in ipairs(waiting and redis.call('XPENDING', key, G)[4] or {}) do
+      if consumer[1] == 'held' then count = tonumber(consumer[2]) end
+    end
+    if count > redis.call('ZCARD', held) then
+      local note = redis.call('HGET', s.key, 'unnoted_at')
+      local rows = redis.call('XPENDING', key, G, note and '(' .. note or '-', '+', 100, 'held')
+      for _, row in ipairs(rows) do
+        local entry = redis.call('XRANGE', key, row[1], row[1])[1]
+        local k = entry and field(entry[2], 'k') or ''
+        if k == '' or not redis.call('ZSCORE', held, place_in_line(k, row[1])) then
+          redis.call('XCLAIM', key, G, 'again', 0, row[1], 'JUSTID')
+          rearmed = rearmed + 1
+        end
       end
+      if #rows == 100 then redis.call('HSET', s.key, 'unnoted_at', rows[100][1])
+      elseif note then redis.call('HDEL', s.key, 'unnoted_at') end
     end
   end
-  if not s.ordered and redis.call('EXISTS', locks) == 0 then redis.call('HDEL', s.key, 'ordered', 'locks_at', 'held_at') end
+  if not s.ordered and redis.call('EXISTS', locks, held) == 0 then
+    redis.call('HDEL', s.key, 'ordered', 'locks_at', 'held_at', 'unnoted_at')
+  end
 end
 
 -- A consumer whose worker is gone and that holds nothing is only a name.
@@ -131,6 +146,15 @@ local function hides_work(q)
     end
   end
   return false
+end
+
+-- A place that is none: what lies there is due again.
+local PLACES = { ack = true, later = true, again = true, held = true }
+local function adopt_from(q, name)
+  for _, row in ipairs(redis.call('XPENDING', q.key, G, '-', '+', PAGE, name)) do
+    redis.call('XCLAIM', q.key, G, 'again', 0, row[1], 'JUSTID')
+    rearmed = rearmed + 1
+  end
 end
 
 -- Everything was delivered, and something counts as waiting: it was with a consumer that was deleted by hand.
@@ -161,7 +185,9 @@ for _, id in ipairs(page[2]) do
     for _, q in ipairs(s.queues) do
       local p = pending(q.key)
       for _, consumer in ipairs(p[4] or {}) do
-        if string.sub(consumer[1], 1, 2) == 'w-' then reclaim(s, q, consumer[1]) end
+        local name = consumer[1]
+        if string.sub(name, 1, 2) == 'w-' then reclaim(s, q, name)
+        elseif not PLACES[name] then adopt_from(q, name) end
       end
       if (p[1] > 0 and redis.call('XLEN', q.key) < p[1]) or (q.fresh == 0 and hides_work(q)) then
         local gone = redis.call('XAUTOCLAIM', q.key, G, me, 9007199254740991, '0', 'COUNT', 1000)
@@ -170,7 +196,7 @@ for _, id in ipairs(page[2]) do
       if q.fresh > 0 and not hides_work(q) then adopt(q) end
       forget(q)
     end
-    if s.locks then mend_order(s) end
+    if s.locks then pcall(mend_order, s) end
     s.queues = nil
     weigh(s)
     if s.entries == 0 then
@@ -195,8 +221,11 @@ for _, id in ipairs(page[2]) do
     if s.status == 'active' and s.hold > now and not redis.call('ZSCORE', P .. TIMERS, 'hold:' .. id) then
       redis.call('ZADD', P .. TIMERS, s.hold, 'hold:' .. id)
     end
-    if s.expiring and not redis.call('ZSCORE', P .. TIMERS, 'expire:' .. id) then
-      redis.call('ZADD', P .. TIMERS, now, 'expire:' .. id)
+    if redis.call('EXISTS', P .. EXPIRY .. id) == 1 and s.status then
+      if not s.expiring then redis.call('HSET', s.key, 'expiring', '1') end
+      if not redis.call('ZSCORE', P .. TIMERS, 'expire:' .. id) then
+        redis.call('ZADD', P .. TIMERS, now, 'expire:' .. id)
+      end
     end
     for _, q in ipairs(s.queues) do
       mend_timers(s, q, 'later')

@@ -28,7 +28,7 @@ local function is_suspect(tries)
   return reclaims and tonumber(reclaims) >= suspect_after
 end
 
-local hand = { to = me, bytes = bytes }
+local hand = { to = me, bytes = bytes, passed_by = 0 }
 function hand.put_aside(s, q, id, tries)
   local suspect = tries and is_suspect(tries)
   if not suspect then return false end
@@ -44,7 +44,7 @@ end
 
 local tokens = redis.call('XRANGE', ready, ARGV[7], '+', 'COUNT', ARGV[6])
 for _, token in ipairs(tokens) do
-  if free < 1 or hand.bytes < 1 then break end
+  if free < 1 or hand.bytes < 1 or hand.passed_by >= PASSED_BY then break end
   looked = looked + 1
   local s = token[2][1] == 's' and load(token[2][2])
   if not s or s.token ~= token[1] then

@@ -3,7 +3,11 @@
 use std::time::Duration;
 
 use super::kit::*;
-use postroad_model::{delivery::Place, message::Priority, subscription::Subscription};
+use postroad_model::{
+    delivery::Place,
+    message::Priority,
+    subscription::{Status, Subscription},
+};
 use postroad_store::trace::Lies;
 
 fn brief() -> Terms<'static> {
@@ -77,7 +81,7 @@ async fn it_expires_wherever_it_waits_and_not_while_it_is_out() {
 #[tokio::test]
 async fn what_is_paused_expires_too() {
     let mut road = Road::new().await;
-    let sub = road.subscribe(|sub| sub.status = postroad_model::subscription::Status::Paused).await;
+    let sub = road.subscribe(|sub| sub.status = Status::Paused).await;
     road.queue_as(&sub, &[("brief", brief())]).await;
     expire(&road, &sub).await;
     assert_eq!(road.dead(&sub).await, dead(&[("brief", "expired")]));
@@ -214,5 +218,49 @@ async fn the_lock_of_what_had_to_go_is_passed_on() {
     assert_eq!(road.dead(&sub).await, dead(&[("a1", "maxlen")]));
     road.check().await;
     assert_eq!(ids(&road.take("w-1", &sub).await.leases), ["a2"]);
+    road.check().await;
+}
+
+#[tokio::test]
+async fn a_long_queue_that_gets_a_short_bound_shrinks_in_steps() {
+    let mut road = Road::new().await;
+    let sub = road.subscribe_in(0, |_| {}).await;
+    road.fill(&[&sub], 1_000).await;
+    let bound = Terms { max_length: Some(10), ..Terms::default() };
+    let mut before = road.length(&road.work_key(&sub)).await;
+    for step in 0.. {
+        road.queue_as(&sub, &[(format!("one{step}").as_str(), bound)]).await;
+        let left = road.length(&road.work_key(&sub)).await;
+        assert!(before + 1 - left <= 200, "{before} to {left}");
+        if left == 10 {
+            break;
+        }
+        assert!(left < before, "{before} to {left}");
+        before = left;
+    }
+    road.check().await;
+}
+
+#[tokio::test]
+async fn what_expires_together_is_buried_in_steps() {
+    let mut road = Road::new().await;
+    let mut subs = Vec::new();
+    for round in 0..6 {
+        let names: Vec<String> = (0..100).map(|n| format!("m{round}-{n}")).collect();
+        let sub = road.subscribe_in(0, |sub| sub.status = Status::Paused).await;
+        let rows: Vec<_> = names.iter().map(|name| (name.as_str(), brief())).collect();
+        road.queue_as(&sub, &rows).await;
+        subs.push(sub);
+    }
+    tokio::time::sleep(Duration::from_millis(5)).await;
+    let mut buried = 0;
+    while buried < 600 {
+        let step = road.promote("w-1", &subs[0]).await.dead.len();
+        assert!((1..=200).contains(&step), "{step}");
+        buried += step;
+    }
+    for sub in &subs {
+        assert_eq!((road.dead(sub).await.len(), road.length(&road.work_key(sub)).await), (100, 0));
+    }
     road.check().await;
 }

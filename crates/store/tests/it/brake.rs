@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::kit::*;
 use postroad_model::{delivery::Outcome, subscription::Subscription};
-use postroad_store::{Circuit, Settled};
+use postroad_store::{Circuit, Settled, StreamId};
 
 const NO_CIRCUIT: Circuit = Circuit { failures: 0, ..CIRCUIT };
 
@@ -160,7 +160,7 @@ async fn a_good_answer_forgives_a_410() {
     road.outcome("w-1", &sub, leases.remove(0), &answered(200)).await;
     assert_eq!(road.number(&["HEXISTS", &road.sub_key(&sub), "gone"]).await, 0);
     assert_eq!(road.state(&sub).await.status, "active");
-    let entries = road.store.outbox(&[0, 1]).await.unwrap();
+    let entries = road.store.outbox(&[(0, StreamId::ZERO), (1, StreamId::ZERO)]).await.unwrap();
     assert!(entries.is_empty(), "{entries:?}");
 }
 
@@ -174,12 +174,12 @@ async fn what_left_the_outbox_is_gone_from_it() {
     let before = road.now().await;
     let settled = road.outcome("w-1", &sub, lease, &answered(410)).await;
     assert_eq!(settled.disabled, [sub.id.to_string()]);
-    let entry = road.store.outbox(&[0, 1]).await.unwrap().remove(0);
+    let entry = road.store.outbox(&[(0, StreamId::ZERO), (1, StreamId::ZERO)]).await.unwrap().remove(0);
     assert_eq!((entry.lane, entry.subscription.as_str()), (LAYOUT.lane_of(&sub.id), sub.id.as_str()));
     assert!(entry.at_ms >= before && entry.reason.contains("410"), "{entry:?}");
     for _ in 0..2 {
         road.store.outbox_done(&entry).await.unwrap();
-        assert!(road.store.outbox(&[0, 1]).await.unwrap().is_empty());
+        assert!(road.store.outbox(&[(0, StreamId::ZERO), (1, StreamId::ZERO)]).await.unwrap().is_empty());
     }
     road.check().await;
 }

@@ -8,19 +8,22 @@ use postroad_model::{
     names::ChannelName,
     subscription::Subscription,
 };
+use postroad_store::{DeadLetterId, StreamId};
 
 async fn notes(road: &Road) -> Vec<(String, String, String, String)> {
-    let lanes: Vec<u16> = (0..LAYOUT.lanes).collect();
+    let lanes: Vec<(u16, StreamId)> = (0..LAYOUT.lanes).map(|lane| (lane, StreamId::ZERO)).collect();
     let notes = road.store.outbox(&lanes).await.unwrap();
-    notes
-        .into_iter()
-        .map(|note| {
-            let copy = note.copy.unwrap();
-            assert_eq!(note.kind, "dead");
-            let id = copy.entry.decode().unwrap().id.to_string();
-            (note.subscription, copy.channel, note.reason, id)
-        })
-        .collect()
+    let mut told = Vec::new();
+    for note in notes {
+        let copy = note.copy.unwrap();
+        assert_eq!(note.kind, "dead");
+        let subscription = postroad_model::id::SubscriptionId::new(&note.subscription).unwrap();
+        let id = DeadLetterId { subscription, entry: copy.dead };
+        let letter = road.store.dead_letter(&id).await.unwrap().unwrap();
+        let id = letter.entry.decode().unwrap().id.to_string();
+        told.push((note.subscription, copy.channel, note.reason, id));
+    }
+    told
 }
 
 fn note(sub: &Subscription, reason: &str, id: &str) -> (String, String, String, String) {
@@ -75,7 +78,7 @@ async fn a_note_that_was_carried_out_is_gone() {
     road.queue(&sub, &["a"]).await;
     let lease = road.take_one("w-1", &sub).await;
     road.settle("w-1", vec![put(lease, Place::Dead(DeadReason::Rejected))]).await;
-    let found = road.store.outbox(&[LAYOUT.lane_of(&sub.id)]).await.unwrap();
+    let found = road.store.outbox(&[(LAYOUT.lane_of(&sub.id), StreamId::ZERO)]).await.unwrap();
     for _ in 0..2 {
         road.store.outbox_done(&found[0]).await.unwrap();
         assert!(notes(&road).await.is_empty());

@@ -8,6 +8,7 @@ mod kit;
 mod accept;
 mod again;
 mod apply;
+
 mod backlog;
 mod bounds;
 mod brake;
@@ -18,6 +19,7 @@ mod dead;
 mod delayed;
 mod faults;
 mod find;
+mod hurt;
 mod index;
 mod job;
 mod kinds;

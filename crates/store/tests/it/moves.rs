@@ -2,7 +2,7 @@
 
 use super::kit::*;
 use postroad_model::{delivery::Outcome, message::Priority, subscription::Status};
-use postroad_store::{LaneLimits, trace::Lies};
+use postroad_store::{LaneLimits, StreamId, trace::Lies};
 
 #[tokio::test]
 async fn a_delivery_is_taken_once_and_settled() {
@@ -58,7 +58,7 @@ async fn a_failed_attempt_is_scheduled_promoted_and_buried() {
     assert_eq!(lease.number, 2);
     road.outcome("w-2", &sub, lease, &answered(404)).await;
     assert!(road.places(&sub).await.is_empty());
-    let dead = road.store.dead_letters(&sub.id, postroad_store::StreamId::ZERO, None, 10).await.unwrap();
+    let dead = road.store.dead_letters(&sub.id, StreamId::ZERO, None, 10).await.unwrap();
     assert_eq!(dead.len(), 1);
     assert_eq!(dead[0].tries.attempts.len(), 2);
     assert_eq!(dead[0].reason.unwrap().as_str(), "retries_exhausted");
@@ -76,7 +76,7 @@ async fn a_dead_letter_goes_back_whole_and_once() {
     road.outcome("w-1", &sub, lease, &answered(500)).await;
     let queues = road.store.dead_queues().await.unwrap();
     assert_eq!((queues[0].subscription.clone(), queues[0].count), (sub.id.clone(), 1));
-    let dead = road.store.dead_letters(&sub.id, postroad_store::StreamId::ZERO, None, 10).await.unwrap();
+    let dead = road.store.dead_letters(&sub.id, StreamId::ZERO, None, 10).await.unwrap();
     let entries = [dead[0].id.entry];
     let replayed = road.store.replay_dead(&sub.id, "job_1", 100, TRACE, &entries).await.unwrap();
     assert_eq!(replayed.moved, 1);
@@ -219,7 +219,7 @@ async fn a_second_410_a_minute_later_disables() {
     assert_eq!(probe.len(), 1, "one probe");
     let second = road.outcome("w-1", &sub, probe.pop().unwrap(), &answered(410)).await;
     assert_eq!(second.disabled, [sub.id.to_string()]);
-    let outbox = road.store.outbox(&[LAYOUT.lane_of(&sub.id)]).await.unwrap();
+    let outbox = road.store.outbox(&[(LAYOUT.lane_of(&sub.id), StreamId::ZERO)]).await.unwrap();
     assert_eq!((outbox[0].kind.as_str(), outbox[0].subscription.as_str()), ("disabled", sub.id.as_str()));
     assert!(road.take("w-1", &sub).await.leases.is_empty());
     assert_eq!(road.places(&sub).await, [("again".to_owned(), 2)], "the backlog is parked");

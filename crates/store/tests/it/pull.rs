@@ -235,7 +235,79 @@ async fn order_and_rate_hold_for_pullers_too() {
     assert!(second.leases.is_empty() && second.wait.unwrap() <= Duration::from_millis(1_001), "{second:?}");
     road.check().await;
     road.redis(&["HSET", &road.sub_key(&sub), "tat", "0"]).await;
-    assert_eq!(ids(&pull(&road, &sub, 2).await.leases), Vec::<String>::new(), "a2 is held");
-    assert_eq!(ids(&pull(&road, &sub, 10).await.leases), ["b1"]);
+    assert_eq!(ids(&pull(&road, &sub, 2).await.leases), ["b1"], "a2 is held, and passed by");
+    assert_eq!(road.lying(&sub, "held").await, ["a2"]);
+    road.check().await;
+}
+
+#[tokio::test]
+async fn what_outlived_its_history_can_be_acknowledged() {
+    let mut road = Road::new().await;
+    let sub = pulled(&road).await;
+    let at = road.queue(&sub, &["a"]).await;
+    for key in road.texts(&["KEYS", "*trace:*"]).await {
+        road.redis(&["DEL", &key]).await;
+    }
+    assert_eq!(pull(&road, &sub, 10).await.leases.len(), 1);
+    for asked in [Some(at[0]), None] {
+        let (lease, place) = look(&road, &sub, "a", asked).await.held.unwrap();
+        assert_eq!((place.as_str(), ids(&[lease])), (AWAITING, vec!["a".to_owned()]));
+    }
+}
+
+#[tokio::test]
+async fn one_without_a_history_is_found_behind_a_long_queue() {
+    let mut road = Road::new().await;
+    let sub = pulled(&road).await;
+    road.fill(&[&sub], 1).await;
+    assert_eq!(pull(&road, &sub, 1).await.leases.len(), 1);
+    let many: Vec<String> = (0..3_000).map(|n| format!("m{n}")).collect();
+    let many: Vec<&str> = many.iter().map(String::as_str).collect();
+    road.queue_ranked(&sub, &many, Priority::High).await;
+    assert_eq!(look(&road, &sub, "filled", None).await.lies, Lies::AwaitingAck(0));
+    // Of what is with nobody no one could speak.
+    assert_eq!(look(&road, &sub, "m2999", None).await.lies, Lies::Gone);
+}
+
+#[tokio::test]
+async fn an_acknowledgment_means_the_copy_that_was_handed_out() {
+    let mut road = Road::new().await;
+    let sub = pulled(&road).await;
+    let at = road.queue(&sub, &["a"]).await;
+    assert_eq!(pull(&road, &sub, 10).await.leases.len(), 1);
+    // A replay: an entry of ingress that goes on with the first one's trace.
+    let first = road.store.history(0, StreamId::ZERO, END, 10).await.unwrap().remove(0);
+    let id = StreamId { ms: at[0].ms + 1, seq: 0 };
+    let copy = postroad_store::entry::Accepted { id, first: Some(at[0]), ..first };
+    let placed = vec![place(&copy, &[&sub.id], Priority::Normal)];
+    let link = postroad_store::ChainLink { partition: 0, prev: at[0], last: id, entries: placed };
+    road.enqueue(LAYOUT.lane_of(&sub.id), link).await.unwrap();
+    assert_eq!(road.lying(&sub, "waiting").await, ["a"]);
+    assert_eq!(look(&road, &sub, "a", Some(at[0])).await.lies, Lies::AwaitingAck(0));
+}
+
+#[tokio::test]
+async fn what_has_expired_is_not_handed_out() {
+    let mut road = Road::new().await;
+    let sub = pulled(&road).await;
+    let brief = Terms { lives_ms: Some(1), ..Terms::default() };
+    road.queue_as(&sub, &[("a", brief), ("b", Terms::default())]).await;
+    tokio::time::sleep(Duration::from_millis(5)).await;
+    let got = pull(&road, &sub, 1).await;
+    assert_eq!((ids(&got.leases), got.dead.len()), (vec!["b".to_owned()], 1));
+    assert_eq!(road.dead(&sub).await, [("a".to_owned(), "expired".to_owned())]);
+    road.check().await;
+}
+
+#[tokio::test]
+async fn one_look_passes_by_so_many_and_no_more() {
+    let mut road = Road::new().await;
+    let sub = road.subscribe(|sub| (sub.callback_url, sub.auto_ack, sub.ordered) = (None, false, true)).await;
+    let names: Vec<String> = (0..1_000).map(|n| format!("m{n}")).collect();
+    let rows: Vec<_> = names.iter().map(|name| (name.as_str(), keyed("aa"))).collect();
+    road.queue_as(&sub, &rows).await;
+    assert_eq!(ids(&pull(&road, &sub, 100).await.leases), ["m0"]);
+    let held = road.lying(&sub, "held").await.len();
+    assert!((256..256 + 64).contains(&held), "{held}");
     road.check().await;
 }

@@ -1,52 +1,66 @@
 //! What a subscriber says of a batch: `{"failed": [{"message_id": …, "error": …}]}` fails those, and only those.
 //!
+//! Where an answer says that some failed and not which, all did: each is then tried alone, where there is no doubt.
 //! Anything else behind a 2xx says nothing: a subscriber that knows no batches answers with whatever it likes.
 
-use serde_json::Value;
+use serde_json::{Map, Value};
+
+/// What an answer that has a list of failures says somewhere.
+const NAME: &[u8] = b"\"failed\"";
 
 /// What an answer says of each delivery.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Failed {
     /// For each delivery, in order, why it failed; none: it did not.
     pub(super) errors: Vec<Option<String>>,
-    /// What in a list of failures was passed over.
+    /// What in a list of failures could not be understood.
     pub(super) strange: Option<String>,
 }
 
 /// Reads the body of a 2xx. `names` are what the deliveries go by, in order; a name that is there twice fails both.
 pub(super) fn read(body: &[u8], names: &[[&str; 2]]) -> Failed {
     let mut errors: Vec<Option<String>> = vec![None; names.len()];
-    let mut strange = None;
-    let answer = if body.trim_ascii_start().starts_with(b"{") {
-        serde_json::from_slice(body)
-    } else {
-        Ok(Value::Null)
+    let strange = match list(body) {
+        Ok(rows) => rows.into_iter().filter_map(|row| note(&mut errors, names, &row).err()).next_back(),
+        Err(strange) => Some(strange),
     };
-    let rows = match answer {
-        Ok(Value::Object(mut members)) => members.remove("failed").unwrap_or_default(),
-        Ok(_) => Value::Null,
-        Err(error) => {
-            strange = Some(format!("it is no JSON: {error}"));
-            Value::Null
+    if let Some(strange) = &strange {
+        for error in &mut errors {
+            error.get_or_insert_with(|| format!("the list of failures cannot be understood: {strange}"));
         }
-    };
-    match rows {
-        Value::Array(rows) => {
-            for row in rows {
-                let id = row.get("message_id").and_then(Value::as_str).unwrap_or_default();
-                let before = errors.iter().flatten().count();
-                for (_, failed) in names.iter().zip(&mut errors).filter(|(known, _)| known.contains(&id)) {
-                    failed.get_or_insert_with(|| said(row.get("error")));
-                }
-                if before == errors.iter().flatten().count() && strange.is_none() {
-                    strange = Some("a failure of no message that was sent, or of one twice".to_owned());
-                }
-            }
-        }
-        Value::Null => {}
-        _ => strange = Some("`failed` is no list".to_owned()),
     }
     Failed { errors, strange }
+}
+
+/// The list of failures; empty where the answer has none.
+fn list(body: &[u8]) -> Result<Vec<Value>, String> {
+    if !body.trim_ascii_start().starts_with(b"{") {
+        return Ok(Vec::new());
+    }
+    let says_failed = || body.windows(NAME.len()).any(|part| part == NAME);
+    match serde_json::from_slice::<Map<String, Value>>(body) {
+        Ok(mut members) => match members.remove("failed") {
+            None | Some(Value::Null) => Ok(Vec::new()),
+            Some(Value::Array(rows)) => Ok(rows),
+            Some(_) => Err("`failed` is no list".to_owned()),
+        },
+        // It may have been cut.
+        Err(error) if says_failed() => Err(format!("it is no JSON: {error}")),
+        Err(_) => Ok(Vec::new()),
+    }
+}
+
+/// Notes one failure: `{"message_id", "error"}`, or the message's id alone.
+fn note(errors: &mut [Option<String>], names: &[[&str; 2]], row: &Value) -> Result<(), String> {
+    let Some(id) = row.get("message_id").unwrap_or(row).as_str() else {
+        return Err("a failure without `message_id`".to_owned());
+    };
+    let mut known = false;
+    for (_, error) in names.iter().zip(errors).filter(|(names, _)| names.contains(&id)) {
+        known = true;
+        error.get_or_insert_with(|| said(row.get("error")));
+    }
+    if known { Ok(()) } else { Err("a failure of a message that was not sent with it".to_owned()) }
 }
 
 fn said(error: Option<&Value>) -> String {
@@ -81,6 +95,8 @@ mod tests {
             ("{\"failed\":[]}", [None; 3]),
             (r#"{"failed":[{"message_id":"b","error":"boom"}],"more":1}"#, [None, boom, None]),
             (r#" {"failed":[{"message_id":"b"}]}"#, [None, none, None]),
+            (r#"{"failed":["b"]}"#, [None, none, None]),
+            ("{\"status\":\"ok", [None; 3]),
             (r#"{"failed":[{"message_id":"event b"}]}"#, [None, none, None]),
             (r#"{"failed":[{"message_id":"b","error":{"code":7}}]}"#, [None, Some("{\"code\":7}"), None]),
             (
@@ -94,24 +110,23 @@ mod tests {
     }
 
     #[test]
-    fn what_makes_no_sense_fails_nobody_and_is_told() {
+    fn all_failed_where_it_is_not_clear_who() {
+        let nested = "{\"failed\":".to_owned() + &"[".repeat(100_000);
         for body in [
             "{\"failed\":[{\"message_id\":\"a\"",
             "{\"failed\":{}}",
             "{\"failed\":\"a\"}",
-            "{\"failed\":[\"a\"]}",
             "{\"failed\":[{\"message_id\":\"c\"}]}",
             "{\"failed\":[{\"message_id\":7},[],null]}",
             "{\"failed\":\u{0}}",
+            &nested,
         ] {
             let Failed { errors, strange } = read(body.as_bytes(), &[["a"; 2], ["b"; 2]]);
-            assert_eq!(errors, [None, None], "{body}");
-            assert!(strange.is_some(), "{body}");
+            assert!(strange.is_some() && errors.iter().all(Option::is_some), "{body}: {errors:?}");
         }
-        let nested = "{\"failed\":".to_owned() + &"[".repeat(100_000);
-        assert!(read(nested.as_bytes(), &[["a"; 2]]).strange.is_some());
         let mixed = r#"{"failed":[{"message_id":"x"},{"message_id":"b","error":"boom"}]}"#;
-        let Failed { errors, strange } = read(mixed.as_bytes(), &[["a"; 2], ["b"; 2]]);
-        assert_eq!((errors, strange.is_some()), (vec![None, Some("boom".to_owned())], true));
+        let Failed { errors, .. } = read(mixed.as_bytes(), &[["a"; 2], ["b"; 2]]);
+        assert!(errors[0].as_ref().unwrap().contains("not sent with it"), "{errors:?}");
+        assert_eq!(errors[1].as_deref(), Some("boom"));
     }
 }

@@ -7,7 +7,7 @@ use postroad_model::{
     names::ChannelName,
     time::Time,
 };
-use postroad_store::{DeadCopy, OutboxEntry, StoreError};
+use postroad_store::{DeadCopy, DeadLetterId, OutboxEntry, StoreError};
 use tracing::{debug, error};
 
 use super::publish;
@@ -22,9 +22,13 @@ pub(super) async fn copy(shared: &Shared, entry: &OutboxEntry, copy: &DeadCopy) 
         error!(subscription = entry.subscription, "dropped a copy of a dead letter that cannot be read");
         return Ok(());
     };
-    // The dead letter itself stays, with its bytes.
-    let Ok(message) = copy.entry.decode() else { return Ok(()) };
-    let death = Death { subscription, reason, at: Time::from_millis(entry.at_ms), letter: copy.dead.clone() };
+    // Replayed or purged in this moment there is nothing to copy; what cannot be read stays, with its bytes.
+    let id = DeadLetterId { subscription, entry: copy.dead };
+    let letter = shared.store.dead_letter(&id).await?;
+    let Some(Ok(message)) = letter.map(|letter| letter.entry.decode()) else { return Ok(()) };
+    let letter = copy.dead.to_string();
+    let at = Time::from_millis(entry.at_ms);
+    let death = Death { subscription: id.subscription, reason, at, letter };
     match copy_of(&message, &channel, &death) {
         Some(message) => publish(shared, &message).await,
         None => {
