@@ -17,7 +17,6 @@ pub fn whole<S: Serializer>(number: &f64, serializer: S) -> Result<S::Ok, S::Err
 }
 
 /// The same where there may be none.
-#[expect(clippy::ref_option, reason = "serde passes a reference")]
 pub fn whole_if_any<S: Serializer>(number: &Option<f64>, serializer: S) -> Result<S::Ok, S::Error> {
     match number {
         Some(number) => whole(number, serializer),

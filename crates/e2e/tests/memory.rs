@@ -9,9 +9,10 @@ use anyhow::{Context, Result, bail, ensure};
 use postroad_e2e::load::Post;
 use postroad_e2e::{Town, all_to_all, size};
 use postroad_store::keys;
+use postroad_testkit::receiver::{Answer, Behaviour};
 use postroad_testkit::redis::Reply;
 use postroad_testkit::wait::eventually;
-use serde_json::json;
+use serde_json::{Value, json};
 
 /// What may be left in all.
 const MOST_BYTES: i64 = 2 << 20;
@@ -19,6 +20,8 @@ const RETENTION_SECONDS: &str = "10";
 /// History goes a minute after it was routed at the earliest, and is looked at every 10 s.
 const FORGETTING: Duration = Duration::from_secs(180);
 const BULK: usize = 500;
+/// Messages before it is measured: so few that they take no memory.
+const WARM: usize = 50;
 /// Entries that may be left of what was published: per partition what shares the last node of its stream.
 const LEFT_OF_HISTORY: i64 = 8 * 100;
 
@@ -32,18 +35,21 @@ async fn what_was_delivered_takes_no_memory_after_its_retention() -> Result<()> 
 async fn scenario(town: &Arc<Town>) -> Result<()> {
     let messages = size(10_000, 100_000);
     let subscribers = [
-        town.subscribe("one", json!({ "channel": "one" })).await?,
-        town.subscribe("two", json!({ "channel": "two" })).await?,
+        town.subscribe_answering("one", retried("one", false), flaky()).await?,
+        town.subscribe_answering("two", retried("two", true), flaky()).await?,
     ];
-    // So that every script is loaded, every connection made and every stream begun; too few to take memory.
-    publish(town, "warm", 50).await?;
+    // So that every script is loaded, every connection made and every stream begun.
+    publish(town, "warm", WARM).await?;
     let before = Memory::of(town).await?;
     publish(town, "m", messages).await?;
     let filled = Memory::of(town).await?;
     for (n, subscriber) in subscribers.iter().enumerate() {
         let got = town.receiver.distinct(&subscriber.path, "webhook-id");
-        let wanted: BTreeSet<String> =
-            ["warm", "m"].into_iter().zip([50, messages]).flat_map(|(of, count)| ids(of, count, n)).collect();
+        let wanted: BTreeSet<String> = ["warm", "m"]
+            .into_iter()
+            .zip([WARM, messages])
+            .flat_map(|(of, count)| ids(of, count, n))
+            .collect();
         ensure!(got == wanted, "{} of {} messages were delivered", got.len(), wanted.len());
     }
     eventually(FORGETTING, "history, ids and traces to be let go", async || {
@@ -73,18 +79,37 @@ async fn scenario(town: &Arc<Town>) -> Result<()> {
     Ok(())
 }
 
+/// One keeps the order of its keys, the other knows priorities and lifetimes; both are refused now and then, so that
+/// locks, lines, timers, tries and expiries come and go.
+fn retried(channel: &str, ordered: bool) -> Value {
+    let policy = json!({ "max_retries": 50, "retry_delay": 0.02, "backoff_multiplier": 1 });
+    json!({ "channel": channel, "ordered": ordered, "retry_policy": policy })
+}
+
+fn flaky() -> Behaviour {
+    Behaviour::random(0.02, 7, Answer::status(500), Answer::ok())
+}
+
+fn post(of: &str, n: usize) -> Post {
+    let id = format!("{of}-{n}");
+    let priority = ["low", "normal", "high", "critical"][n / 2 % 4];
+    let metadata = json!({ "message_id": id, "priority": priority, "ttl": (n % 10 < 2).then_some(3_600) });
+    Post::new(id, ["one", "two"][n % 2])
+        .with("metadata", metadata)
+        .with("ordering_key", format!("k{}", n % 200))
+}
+
 fn ids(of: &str, count: usize, subscriber: usize) -> impl Iterator<Item = String> {
     (0..count).filter(move |n| n % 2 == subscriber).map(move |n| format!("{of}-{n}"))
 }
 
 /// Publishes to both channels in turn, and waits until all of it is delivered.
 async fn publish(town: &Town, of: &str, count: usize) -> Result<()> {
-    let posts: Vec<Post> =
-        (0..count).map(|n| Post::new(format!("{of}-{n}"), ["one", "two"][n % 2])).collect();
+    let posts: Vec<Post> = (0..count).map(|n| post(of, n)).collect();
     for bulk in posts.chunks(BULK) {
         town.publish_bulk(bulk).await?;
     }
-    town.quiet(Duration::from_secs(120)).await
+    town.quiet(Duration::from_secs(size(120, 400))).await
 }
 
 /// What messages have left behind.
@@ -138,7 +163,7 @@ impl Memory {
         let kinds = rows
             .items()
             .iter()
-            .map(|row| row.items())
+            .map(Reply::items)
             .map(|row| (row[0].text().unwrap_or_default(), (number(&row[1]), number(&row[2]))))
             .collect();
         Ok(Self { dataset, kinds })

@@ -1,7 +1,7 @@
 //! What lies in a subscription's queue: how long it may, how much of it, in which order and how fast it leaves, and what
 //! becomes of what cannot.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -213,22 +213,16 @@ async fn priorities(town: &Arc<Town>) -> Result<Vec<Expected>> {
     turn(town, &subscriber, "resume").await?;
     town.quiet(PATIENCE).await?;
     let arrived = arrived(town, &subscriber);
-    let mut positions: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
-    for (at, priority) in
-        RISING.iter().map(|priority| (priority, &arrived)).flat_map(|(priority, arrived)| {
-            let of = arrived.iter().enumerate().filter(move |(_, id)| id.starts_with(priority));
-            of.map(move |(at, _)| (at, *priority))
-        })
-    {
-        positions.entry(priority).or_default().push(at);
-    }
+    let of = |priority: &str| -> Vec<(usize, &String)> {
+        arrived.iter().enumerate().filter(|(_, id)| id.starts_with(priority)).collect()
+    };
     for priority in RISING {
-        let of: Vec<&String> = arrived.iter().filter(|id| id.starts_with(priority)).collect();
-        ensure!(of.len() == 10 && of.is_sorted(), "those of one priority keep their order: {arrived:?}");
+        let of = of(priority);
+        ensure!(of.len() == 10 && of.is_sorted_by_key(|(_, id)| *id), "{priority} in order: {arrived:?}");
     }
-    let mean = |priority: &str| positions[priority].iter().sum::<usize>();
-    ensure!(RISING.is_sorted_by(|less, more| mean(less) > mean(more)), "{arrived:?}");
-    // Every eighth begins at the bottom, so that nothing starves.
+    let late = |priority: &str| of(priority).into_iter().map(|(at, _)| at).sum::<usize>();
+    ensure!(RISING.is_sorted_by(|less, more| late(less) > late(more)), "{arrived:?}");
+    // Every eighth take begins at the bottom, so that nothing starves.
     let urgent = arrived[..10].iter().filter(|id| id.starts_with("critical")).count();
     ensure!((8..10).contains(&urgent), "{arrived:?}");
     Ok(all_to_all(&[subscriber], &arrived.into_iter().collect()))
