@@ -77,8 +77,16 @@ pub struct PullRequest {
     params(SubscriptionPath),
     request_body = PullRequest,
     responses(
-        (status = 200, description = "What there was, in `native` format; nothing where none came in time.", body = PullResponse),
-        (status = 409, description = "The subscription has a `callback_url`, or is paused.", body = ErrorResponse),
+        (
+            status = 200,
+            description = "What there was, in `native` format; nothing where none came in time.",
+            body = PullResponse,
+        ),
+        (
+            status = 409,
+            description = "The subscription has a `callback_url`, or is paused.",
+            body = ErrorResponse,
+        ),
         ByName,
         WithBody,
         Always,
