@@ -11,12 +11,11 @@ the calls for things by their ids are tested, with those ids.
 import json
 import sys
 import urllib.request
-from itertools import cycle
 from pathlib import Path
 
 PATIENCE = 30
-# In seconds, for the one call that waits by itself.
-SHORT = 0.05
+# So many that whoever pulls need not wait.
+MESSAGES = 100
 # The one has no end; of a subscription that is no more nothing could be asked; a test's answer may come late.
 NEVER = ["stream_notifications"]
 NEVER_OF_KNOWN = ["cancel_subscription", "test_subscription"]
@@ -35,44 +34,47 @@ def without_waiting(description):
     for path in ("/v1/commands", "/v1/queries"):
         operation = description["paths"][path]["post"]
         operation["parameters"] = [each for each in operation["parameters"] if each["name"] != "wait"]
-    pull = description["components"]["schemas"]["PullRequest"]
-    pull["required"] = ["wait_seconds"]
-    pull["properties"]["wait_seconds"] = {"type": "number", "minimum": 0, "maximum": SHORT}
-    pull["example"]["wait_seconds"] = SHORT
-    pull_call = description["paths"]["/v1/subscriptions/{id}/pull"]["post"]
-    pull_call["requestBody"]["required"] = True
 
 
-def made(url):
-    """Makes some of everything that has an id; the ids by what stands in front of them in paths."""
+def makers(url):
+    """What makes things that have an id: by what stands in front of it in paths, and by the call that needs its own."""
 
-    def subscription(**settings):
-        wanted = {"service_name": "tested", "channel": "tested", **settings}
+    def subscription(channel="tested", **settings):
+        wanted = {"service_name": "tested", "channel": channel, **settings}
         return call(url, "POST", "/v1/subscriptions", wanted)["subscription_id"]
 
     def message(**settings):
-        wanted = {"channel": "tested", "payload": {"a": 1}, **settings}
+        wanted = {"channel": "tested.once", "payload": {"a": 1}, **settings}
         return call(url, "POST", "/v1/messages", wanted)["message_id"]
 
-    def command(**settings):
-        return call(url, "POST", "/v1/commands", {"command_type": "tested", **settings})["command_id"]
+    def command():
+        wanted = {"command_type": "tested", "reply_to": "tested.answers"}
+        return call(url, "POST", "/v1/commands", wanted)["command_id"]
 
-    subscriptions = [subscription(), subscription(callback_url="http://127.0.0.1:9/nobody")]
-    messages = [message(), message(delay_seconds=86_400)]
-    commands = [command(), command(reply_to="tested.answers")]
-    jobs = [call(url, "POST", f"/v1/messages/{messages[0]}/replay")["job_id"]]
+    def job():
+        return call(url, "POST", f"/v1/messages/{message()}/replay")["job_id"]
+
+    # To whom the messages go, so that there is something to be acknowledged.
+    subscription("tested.once")
     call(url, "PUT", "/v1/channels/tested", {})
     call(url, "PUT", "/v1/event-types/tested", {})
-    return {
-        "/v1/subscriptions/": cycle(subscriptions),
-        "/v1/messages/": cycle(messages),
-        "/message-queue/messages/": cycle(messages[:1]),
-        "/message-queue/queues/": cycle(["tested"]),
-        "/v1/commands/": cycle(commands),
-        "/v1/replays/": cycle(jobs),
-        "/v1/channels/": cycle(["tested"]),
-        "/v1/event-types/": cycle(["tested"]),
+    by_place = {
+        "/v1/subscriptions/": subscription,
+        "/v1/messages/": message,
+        "/message-queue/messages/": message,
+        "/message-queue/queues/": lambda: "tested",
+        "/v1/commands/": command,
+        "/v1/replays/": job,
+        "/v1/channels/": lambda: "tested",
+        "/v1/event-types/": lambda: "tested",
     }
+    # What was pulled comes again after a second.
+    again = {"max_retries": 100, "retry_delay": 0, "backoff_multiplier": 1}
+    by_call = {
+        "cancel_message": lambda: message(delay_seconds=86_400),
+        "pull_deliveries": lambda: subscription(ack_timeout=1, retry_policy=again),
+    }
+    return by_place, by_call
 
 
 def operations(description):
@@ -87,17 +89,21 @@ def never(operation_id):
     return f'[[operations]]\ninclude-operation-id = "{operation_id}"\nenabled = false\n'
 
 
-def with_known_ids(description, ids):
-    """The settings that test the calls for things by their ids, with these ids."""
+def with_known_ids(url, description):
+    """The settings that test the calls for things by their ids, each with one of its own."""
+    by_place, by_call = makers(url)
     for path, operation in operations(description):
         name = operation["operationId"]
-        names = next((names for start, names in ids.items() if path.startswith(start + "{")), None)
-        if names is None or name in NEVER_OF_KNOWN:
+        make = next((make for start, make in by_place.items() if path.startswith(start + "{")), None)
+        if make is None or name in NEVER_OF_KNOWN:
             yield never(name)
             continue
         place = next(each["name"] for each in operation["parameters"] if each["in"] == "path")
-        known = json.dumps({f"path.{place}": next(names)}).replace('": "', '" = "')
-        yield f'[[operations]]\ninclude-operation-id = "{name}"\nparameters = {known}\n'
+        known = json.dumps(by_call.get(name, make)())
+        yield f'[[operations]]\ninclude-operation-id = "{name}"\nparameters = {{ "path.{place}" = {known} }}\n'
+    # What the subscriptions can pull.
+    for number in range(MESSAGES):
+        call(url, "POST", "/v1/messages", {"channel": "tested", "payload": {"n": number}})
 
 
 def main():
@@ -106,7 +112,7 @@ def main():
     without_waiting(description)
     settings = [never(name) for name in NEVER]
     if ids == "known":
-        settings = with_known_ids(description, made(url))
+        settings = with_known_ids(url, description)
     settings = "\n".join(settings)
     Path(folder, "openapi.json").write_text(json.dumps(description))
     Path(folder, "schemathesis.toml").write_text(settings)

@@ -13,6 +13,7 @@ use postroad_daemon::{
 };
 use serde::{Deserialize, Serialize};
 use serde_json::json;
+use utoipa::ToSchema;
 
 /// `[auth]`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -34,6 +35,15 @@ pub enum AuthMode {
 pub const AUTH_DOCS: Docs =
     &[("auth.mode", "how callers are known: `none`, which goes only with a loopback `listen` address")];
 
+/// The refusal of a call from elsewhere, before anything is known of it.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct ForeignHost {
+    /// For people: what is wrong, and the way out.
+    pub error: &'static str,
+    /// `foreign_host`.
+    pub error_code: &'static str,
+}
+
 impl AuthSection {
     /// Refuses an address that others than this machine can reach.
     pub fn check(self, listen: SocketAddr) -> anyhow::Result<()> {
@@ -48,11 +58,12 @@ impl AuthSection {
     pub fn guard(self, app: Router) -> Router {
         match self.mode {
             AuthMode::None => {
-                let refusal = json!({
-                    "error": "this server asks for no credentials, so it answers only to this machine: Host and Origin must be local",
-                    "error_code": "foreign_host",
-                });
-                app.layer(HostGuard::new(refusal.to_string()))
+                let refusal = ForeignHost {
+                    error: "this server asks for no credentials, so it answers only to this machine: Host and Origin \
+                            must be local",
+                    error_code: "foreign_host",
+                };
+                app.layer(HostGuard::new(json!(refusal).to_string()))
             }
         }
     }

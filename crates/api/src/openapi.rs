@@ -6,18 +6,22 @@
 use std::collections::BTreeMap;
 
 use utoipa::{
-    IntoResponses,
+    IntoResponses, ToSchema,
     openapi::{
         ContentBuilder, Header, HeaderBuilder, ObjectBuilder, Ref, RefOr, Response, ResponseBuilder, Type,
     },
 };
 
+use crate::auth::ForeignHost;
+
 /// Responses by status code.
 pub type Responses = BTreeMap<String, RefOr<Response>>;
 
-/// Refusals by status code and reason, with a body that is described under the name `schema`.
+/// Refusals by status code and reason, with a body that is described under the name `schema`; but for 403, which is the
+/// [`ForeignHost`] of every call.
 pub fn refusals(schema: &str, table: &[(u16, &str)]) -> Responses {
     let refusal = |(status, reason): &(u16, &str)| {
+        let schema = if *status == 403 { ForeignHost::name() } else { schema.into() };
         let content = ContentBuilder::new().schema(Some(Ref::from_schema_name(schema))).build();
         let mut response = ResponseBuilder::new().description(*reason).content("application/json", content);
         if matches!(status, 429 | 503) {

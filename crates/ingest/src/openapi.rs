@@ -17,7 +17,7 @@ use axum::{
     routing::get,
 };
 use bytes::Bytes;
-use postroad_api::{error::ErrorResponse, openapi::Always};
+use postroad_api::{auth::ForeignHost, error::ErrorResponse, openapi::Always};
 use utoipa::{
     OpenApi,
     openapi::{RefOr, Required},
@@ -38,7 +38,7 @@ use crate::calls::message_queue::error::QueueErrorBody;
         license(name = "Apache-2.0", identifier = "Apache-2.0"),
     ),
     servers((url = "/", description = "Here.")),
-    components(schemas(ErrorResponse, QueueErrorBody)),
+    components(schemas(ErrorResponse, QueueErrorBody, ForeignHost)),
     tags(
         (name = "messages", description = "Publish, look, follow."),
         (name = "channels", description = "Named topics: they appear on first use, and may be configured."),
@@ -73,7 +73,8 @@ pub async fn document(State(document): State<Bytes>) -> Response {
 /// Where the description cannot be written.
 pub fn described(calls: OpenApiRouter) -> anyhow::Result<Router> {
     let own = OpenApiRouter::new().routes(routes!(document)).routes(routes!(docs::page));
-    let own = own.route("/docs/{part}", get(docs::part));
+    // Not calls of the API: the parts of the page, and its address as people also write it.
+    let own = own.route("/docs/", get(docs::page)).route("/docs/{part}", get(docs::part));
     let (calls, mut description) = calls.split_for_parts();
     let (own, of_own) = own.split_for_parts();
     description.merge(of_own);

@@ -6,9 +6,9 @@
 //! are only ever computed from the sum.
 //!
 //! * [`Count`]: what is counted. [`Histogram`]: how long something took, within 6 %.
-//! * [`attempt`](self::attempt): what one attempt's outcome and verdict add.
+//! * [`attempt`]: what one attempt's outcome and verdict add.
 //! * [`span`]: which rows of minutes and hours a range of time is made of.
-//! * [`pack`](self::pack): how they are written, so that Redis can add them up.
+//! * [`pack`]: how they are written, so that Redis can add them up.
 
 mod attempt;
 mod histogram;

@@ -86,8 +86,17 @@ pub struct Acknowledged {
     params(MessagePath),
     request_body = MessageAcknowledgment,
     responses(
-        (status = 200, description = "What was said is taken; also when it is said again.", body = Acknowledged),
-        (status = 409, description = "The delivery is dead, settled otherwise, or was not handed over yet; or the message went to several subscriptions and none is named.", body = ErrorResponse),
+        (
+            status = 200,
+            description = "What was said is taken; also when it is said again.",
+            body = Acknowledged,
+        ),
+        (
+            status = 409,
+            description = "The delivery is dead, settled otherwise, or was not handed over yet; or the \
+                message went to several subscriptions and none is named.",
+            body = ErrorResponse,
+        ),
         ByName,
         WithBody,
         Always,

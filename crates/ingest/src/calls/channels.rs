@@ -190,7 +190,12 @@ pub async fn show(State(app): State<Arc<App>>, Named(name): Named) -> ApiResult<
     responses(
         (status = 200, description = "It had settings.", body = ChannelInfo),
         (status = 201, description = "It had none.", body = ChannelInfo),
-        (status = 409, description = "`channel_exclusive`: several services subscribe to it; or too many channels are configured.", body = ErrorResponse),
+        (
+            status = 409,
+            description = "`channel_exclusive`: several services subscribe to it; or too many channels are \
+                configured.",
+            body = ErrorResponse,
+        ),
         WithBody,
         Always,
     ),

@@ -60,9 +60,22 @@ const AROUND_DATA: usize = 64 << 10;
         (Value = "application/json", example = json!({ "ref": "refs/heads/main" })),
     )),
     responses(
-        (status = 200, description = "An event of this source and id was there before; nothing is delivered.", body = PublishMessageResponse),
-        (status = 202, description = "It is stored: one event is answered as `POST /v1/messages` is, a batch as `POST /v1/messages/bulk`.", content((CloudEventsPublished = "application/json"))),
-        (status = 207, description = "A part of Redis is away: some of a batch are not stored.", body = BulkPublishResponse),
+        (
+            status = 200,
+            description = "An event of this source and id was there before; nothing is delivered.",
+            body = PublishMessageResponse,
+        ),
+        (
+            status = 202,
+            description = "It is stored: one event is answered as `POST /v1/messages` is, a batch as `POST \
+                /v1/messages/bulk`.",
+            content((CloudEventsPublished = "application/json")),
+        ),
+        (
+            status = 207,
+            description = "A part of Redis is away: some of a batch are not stored.",
+            body = BulkPublishResponse,
+        ),
         Publishes,
         WithBody,
         Always,

@@ -144,9 +144,19 @@ pub struct Command<'a> {
     params(WaitQuery, PublishHeaders),
     request_body = PublishCommandRequest,
     responses(
-        (status = 200, description = "With `wait`, the answer; else the first result of an `Idempotency-Key` that was there before.", content((CommandAnswered = "application/json"))),
+        (
+            status = 200,
+            description = "With `wait`, the answer; else the first result of an `Idempotency-Key` that was \
+                there before.",
+            content((CommandAnswered = "application/json")),
+        ),
         (status = 202, description = "It is stored.", body = CommandReceipt),
-        (status = 504, description = "`command_timeout`: nobody has answered in time. It is published all the same, under `details.command_id`.", body = ErrorResponse),
+        (
+            status = 504,
+            description = "`command_timeout`: nobody has answered in time. It is published all the same, \
+                under `details.command_id`.",
+            body = ErrorResponse,
+        ),
         Publishes,
         WithBody,
         Always,
@@ -165,9 +175,19 @@ pub async fn publish_command(State(app): State<Arc<App>>, uri: Uri, request: Req
     params(WaitQuery, PublishHeaders),
     request_body = PublishCommandRequest,
     responses(
-        (status = 200, description = "With `wait`, the answer; else the first result of an `Idempotency-Key` that was there before.", content((CommandAnswered = "application/json"))),
+        (
+            status = 200,
+            description = "With `wait`, the answer; else the first result of an `Idempotency-Key` that was \
+                there before.",
+            content((CommandAnswered = "application/json")),
+        ),
         (status = 202, description = "It is stored.", body = CommandReceipt),
-        (status = 504, description = "`command_timeout`: nobody has answered in time. It is published all the same, under `details.command_id`.", body = ErrorResponse),
+        (
+            status = 504,
+            description = "`command_timeout`: nobody has answered in time. It is published all the same, \
+                under `details.command_id`.",
+            body = ErrorResponse,
+        ),
         Publishes,
         WithBody,
         Always,

@@ -206,7 +206,11 @@ pub async fn show(State(app): State<Arc<App>>, Named(name): Named) -> ApiResult<
     responses(
         (status = 200, description = "What was registered is changed.", body = EventTypeInfo),
         (status = 201, description = "It is registered.", body = EventTypeInfo),
-        (status = 409, description = "`too_many_event_types`: they are too many, or too large in all.", body = ErrorResponse),
+        (
+            status = 409,
+            description = "`too_many_event_types`: they are too many, or too large in all.",
+            body = ErrorResponse,
+        ),
         WithBody,
         Always,
     ),

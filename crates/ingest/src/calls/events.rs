@@ -155,9 +155,17 @@ pub struct Event<'a> {
     params(PublishHeaders),
     request_body = EventRequest,
     responses(
-        (status = 200, description = "The `Idempotency-Key` was there before; this is the first result.", body = EventResponse),
+        (
+            status = 200,
+            description = "The `Idempotency-Key` was there before; this is the first result.",
+            body = EventResponse,
+        ),
         (status = 202, description = "It is stored.", body = EventResponse),
-        (status = 409, description = "`unusable_schema`: the type's schema is none that this release can run.", body = ErrorResponse),
+        (
+            status = 409,
+            description = "`unusable_schema`: the type's schema is none that this release can run.",
+            body = ErrorResponse,
+        ),
         Publishes,
         WithBody,
         Always,

@@ -8,7 +8,7 @@ use axum::{
     http::StatusCode,
     response::{IntoResponse, Response},
 };
-use postroad_api::error::ErrorResponse;
+use postroad_api::auth::ForeignHost;
 use postroad_model::{
     id::{Kind, mint},
     time::Time,
@@ -170,9 +170,18 @@ pub struct RedisHealth {
     operation_id = "show_health",
     tag = "health",
     responses(
-        (status = 200, description = "Redis answers; `degraded` where a kind of daemon is missing.", body = HealthResponse),
+        (
+            status = 200,
+            description = "Redis answers; `degraded` where a kind of daemon is missing.",
+            body = HealthResponse,
+        ),
         (status = 503, description = "`unhealthy`: Redis does not answer.", body = HealthResponse),
-        (status = 403, description = "`foreign_host`: without authentication only this machine is answered, and only its own pages.", body = ErrorResponse),
+        (
+            status = 403,
+            description = "`foreign_host`: without authentication only this machine is answered, and only its \
+                own pages.",
+            body = ForeignHost,
+        ),
     ),
 )]
 pub async fn health(State(app): State<Arc<App>>) -> Response {

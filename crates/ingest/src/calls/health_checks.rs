@@ -178,7 +178,11 @@ pub struct ServiceList {
     params(PublishHeaders),
     request_body = HealthCheckRequest,
     responses(
-        (status = 200, description = "The `Idempotency-Key` was there before; this is the first result.", body = HealthCheckReceipt),
+        (
+            status = 200,
+            description = "The `Idempotency-Key` was there before; this is the first result.",
+            body = HealthCheckReceipt,
+        ),
         (status = 202, description = "It is stored.", body = HealthCheckReceipt),
         Publishes,
         WithBody,

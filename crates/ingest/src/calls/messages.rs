@@ -79,7 +79,11 @@ pub(crate) fn max_body(app: &App) -> usize {
     params(PublishHeaders),
     request_body = PublishMessageRequest,
     responses(
-        (status = 200, description = "The id was there before; this is the first result, and nothing is delivered.", body = PublishMessageResponse),
+        (
+            status = 200,
+            description = "The id was there before; this is the first result, and nothing is delivered.",
+            body = PublishMessageResponse,
+        ),
         (status = 202, description = "It is stored.", body = PublishMessageResponse),
         Publishes,
         WithBody,
@@ -113,7 +117,11 @@ pub async fn publish(State(app): State<Arc<App>>, request: Request) -> ApiResult
         (Vec<u8> = "application/octet-stream"),
     )),
     responses(
-        (status = 200, description = "The id was there before; this is the first result, and nothing is delivered.", body = PublishMessageResponse),
+        (
+            status = 200,
+            description = "The id was there before; this is the first result, and nothing is delivered.",
+            body = PublishMessageResponse,
+        ),
         (status = 202, description = "It is stored.", body = PublishMessageResponse),
         Publishes,
         WithBody,
@@ -355,7 +363,12 @@ pub struct BulkPublishResponse {
     request_body = BulkPublishRequest,
     responses(
         (status = 202, description = "All are stored.", body = BulkPublishResponse),
-        (status = 207, description = "Some are not stored: their rows say why. Those with `status_code` 503 may be repeated with the same ids.", body = BulkPublishResponse),
+        (
+            status = 207,
+            description = "Some are not stored: their rows say why. Those with `status_code` 503 may be \
+                repeated with the same ids.",
+            body = BulkPublishResponse,
+        ),
         Publishes,
         WithBody,
         Always,

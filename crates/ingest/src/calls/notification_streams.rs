@@ -117,7 +117,12 @@ pub async fn issue_ticket(State(app): State<Arc<App>>, request: Request) -> ApiR
     tag = "notifications",
     params(StreamQuery, StreamHeaders),
     responses(
-        (status = 200, description = "Server-sent events, without end.", body = String, content_type = "text/event-stream"),
+        (
+            status = 200,
+            description = "Server-sent events, without end.",
+            body = String,
+            content_type = "text/event-stream",
+        ),
         (status = 401, description = "`invalid_ticket`: it is unknown, used or too old.", body = ErrorResponse),
         WithQuery,
         Always,

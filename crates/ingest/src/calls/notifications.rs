@@ -176,7 +176,11 @@ pub struct Notification<'a> {
     params(PublishHeaders),
     request_body = NotificationRequest,
     responses(
-        (status = 200, description = "The `Idempotency-Key` was there before; this is the first result.", body = NotificationReceipt),
+        (
+            status = 200,
+            description = "The `Idempotency-Key` was there before; this is the first result.",
+            body = NotificationReceipt,
+        ),
         (status = 202, description = "It is stored.", body = NotificationReceipt),
         Publishes,
         WithBody,

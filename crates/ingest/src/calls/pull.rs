@@ -78,9 +78,16 @@ pub struct PullRequest {
     params(SubscriptionPath),
     request_body = PullRequest,
     responses(
-        (status = 200, description = "What there was, in `native` format; nothing where none came in time.", body = PullResponse),
-        (status = 409, description = "The subscription has a `callback_url`, or is paused.", body = ErrorResponse),
-        (status = 503, description = "As many calls wait as may, or Redis is away; `Retry-After` says when to try again.", body = ErrorResponse),
+        (
+            status = 200,
+            description = "What there was, in `native` format; nothing where none came in time.",
+            body = PullResponse,
+        ),
+        (
+            status = 409,
+            description = "The subscription has a `callback_url`, or is paused.",
+            body = ErrorResponse,
+        ),
         ByName,
         WithBody,
         Always,

@@ -157,9 +157,23 @@ impl ReplayJob {
     params(MessagePath),
     request_body = ReplayMessageRequest,
     responses(
-        (status = 202, description = "The job that does it.", body = ReplayJob, headers(("Location" = String, description = "Where the job is shown."))),
-        (status = 409, description = "It is not due yet, was cancelled, or was published with `persistent: false`; or too many jobs are open.", body = ErrorResponse),
-        (status = 410, description = "`history_gone`: the id is still known and the payload is not.", body = ErrorResponse),
+        (
+            status = 202,
+            description = "The job that does it.",
+            body = ReplayJob,
+            headers(("Location" = String, description = "Where the job is shown.")),
+        ),
+        (
+            status = 409,
+            description = "It is not due yet, was cancelled, or was published with `persistent: false`; or \
+                too many jobs are open.",
+            body = ErrorResponse,
+        ),
+        (
+            status = 410,
+            description = "`history_gone`: the id is still known and the payload is not.",
+            body = ErrorResponse,
+        ),
         ByName,
         WithBody,
         Always,
@@ -236,7 +250,12 @@ async fn there(app: &App, named: &[String]) -> ApiResult<Vec<SubscriptionId>> {
     params(SubscriptionPath),
     request_body = ReplaySubscriptionRequest,
     responses(
-        (status = 202, description = "The job that does it.", body = ReplayJob, headers(("Location" = String, description = "Where the job is shown."))),
+        (
+            status = 202,
+            description = "The job that does it.",
+            body = ReplayJob,
+            headers(("Location" = String, description = "Where the job is shown.")),
+        ),
         (status = 409, description = "Too many jobs are open.", body = ErrorResponse),
         ByName,
         WithBody,

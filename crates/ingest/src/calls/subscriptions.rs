@@ -58,8 +58,17 @@ pub(crate) const MAX_BODY: usize = 128 << 10;
     tag = "subscriptions",
     request_body = SubscriptionRequest,
     responses(
-        (status = 201, description = "The subscription, with the `secret` that its deliveries are signed with, which is not shown again.", body = SubscriptionResponse),
-        (status = 409, description = "Too many subscriptions, or the channel is another service's alone.", body = ErrorResponse),
+        (
+            status = 201,
+            description = "The subscription, with the `secret` that its deliveries are signed with, which is \
+                not shown again.",
+            body = SubscriptionResponse,
+        ),
+        (
+            status = 409,
+            description = "Too many subscriptions, or the channel is another service's alone.",
+            body = ErrorResponse,
+        ),
         WithBody,
         Always,
     ),
@@ -217,7 +226,11 @@ async fn change(
     request_body = SubscriptionPatch,
     responses(
         (status = 200, description = "The subscription as it is now.", body = SubscriptionInfo),
-        (status = 409, description = "Others changed it at the same time, or the channel is another service's alone.", body = ErrorResponse),
+        (
+            status = 409,
+            description = "Others changed it at the same time, or the channel is another service's alone.",
+            body = ErrorResponse,
+        ),
         ByName,
         WithBody,
         Always,

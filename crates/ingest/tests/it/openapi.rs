@@ -318,6 +318,9 @@ async fn answers_are_as_described() {
     let no_text = "/message-queue/messages/%ff";
     checked.call("GET", "/message-queue/messages/{message_id}", no_text, None, 400).await;
     checked.call("DELETE", template, &subscription, None, 200).await;
+    let foreign = api.send(&ask("GET", "/health").header("host", "evil.example")).await.expect(403);
+    let described = checked.description.answered("GET", "/health", 403).unwrap();
+    assert_eq!(checked.description.judge_answer(described, &foreign), Vec::<String>::new());
 }
 
 #[tokio::test]
@@ -340,6 +343,7 @@ async fn the_page_is_whole_and_loads_nothing_from_elsewhere() {
             "{part}: {kind}"
         );
     }
+    assert_eq!(api.get("/docs/").await.text(), text);
     for unknown in ["/docs/nothing.js", "/docs/swagger-initializer.js", "/docs/..%2fCargo.toml"] {
         assert_eq!(api.get(unknown).await.status, 404, "{unknown}");
     }

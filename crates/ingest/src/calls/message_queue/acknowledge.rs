@@ -140,8 +140,17 @@ pub struct QueueRejectResponse {
     params(QueueMessagePath),
     request_body = QueueAcknowledgeRequest,
     responses(
-        (status = 200, description = "What was said is taken; also when it is said again.", body = QueueAcknowledgeResponse),
-        (status = 409, description = "The delivery is dead, settled otherwise, or was not handed over yet; or several could be meant.", body = QueueErrorBody),
+        (
+            status = 200,
+            description = "What was said is taken; also when it is said again.",
+            body = QueueAcknowledgeResponse,
+        ),
+        (
+            status = 409,
+            description = "The delivery is dead, settled otherwise, or was not handed over yet; or several \
+                could be meant.",
+            body = QueueErrorBody,
+        ),
         QueueNamed,
         QueueWithBody,
         QueueAlways,
@@ -189,7 +198,11 @@ pub async fn acknowledge_message(
     request_body = QueueRejectRequest,
     responses(
         (status = 200, description = "What was said is taken.", body = QueueRejectResponse),
-        (status = 409, description = "The delivery is settled, or was not handed over yet; or several could be meant.", body = QueueErrorBody),
+        (
+            status = 409,
+            description = "The delivery is settled, or was not handed over yet; or several could be meant.",
+            body = QueueErrorBody,
+        ),
         QueueNamed,
         QueueWithBody,
         QueueAlways,

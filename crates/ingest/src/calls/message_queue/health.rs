@@ -8,13 +8,14 @@ use axum::{
     http::StatusCode,
     response::{IntoResponse, Response},
 };
+use postroad_api::auth::ForeignHost;
 use postroad_model::{figures::milliseconds, time::Time};
 use postroad_store::{Scope, Server};
 use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::{
-    error::{QueueErrorBody, QueueResult},
+    error::QueueResult,
     queues::{self, QueueState, state_of},
 };
 use crate::{
@@ -90,9 +91,18 @@ pub struct HealthPerformance {
     operation_id = "queue_health",
     tag = "message-queue",
     responses(
-        (status = 200, description = "Redis answers; `degraded` where a kind of daemon is missing.", body = QueueHealth),
+        (
+            status = 200,
+            description = "Redis answers; `degraded` where a kind of daemon is missing.",
+            body = QueueHealth,
+        ),
         (status = 503, description = "`unhealthy`: Redis does not answer.", body = QueueHealth),
-        (status = 403, description = "`foreign_host`: without authentication only this machine is answered, and only its own pages.", body = QueueErrorBody),
+        (
+            status = 403,
+            description = "`foreign_host`: without authentication only this machine is answered, and only its \
+                own pages.",
+            body = ForeignHost,
+        ),
     ),
 )]
 pub async fn health(State(app): State<Arc<App>>) -> Response {

@@ -166,8 +166,17 @@ pub struct QueueSubscribeResponse {
     tag = "message-queue",
     request_body = QueueSubscribeRequest,
     responses(
-        (status = 200, description = "The subscription, with the `secret` that its deliveries are signed with, which is not shown again.", body = QueueSubscribeResponse),
-        (status = 409, description = "Too many subscriptions, or the queue is another service's alone.", body = QueueErrorBody),
+        (
+            status = 200,
+            description = "The subscription, with the `secret` that its deliveries are signed with, which is \
+                not shown again.",
+            body = QueueSubscribeResponse,
+        ),
+        (
+            status = 409,
+            description = "Too many subscriptions, or the queue is another service's alone.",
+            body = QueueErrorBody,
+        ),
         QueueWithBody,
         QueueAlways,
     ),

@@ -67,8 +67,16 @@ pub struct RotateSecretResponse {
     params(SubscriptionPath),
     request_body = RotateSecretRequest,
     responses(
-        (status = 200, description = "The subscription with its new secret, which is not shown again.", body = RotateSecretResponse),
-        (status = 409, description = "As many secrets sign as may, or others changed the subscription at the same time.", body = ErrorResponse),
+        (
+            status = 200,
+            description = "The subscription with its new secret, which is not shown again.",
+            body = RotateSecretResponse,
+        ),
+        (
+            status = 409,
+            description = "As many secrets sign as may, or others changed the subscription at the same time.",
+            body = ErrorResponse,
+        ),
         ByName,
         WithBody,
         Always,

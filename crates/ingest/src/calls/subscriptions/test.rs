@@ -113,9 +113,23 @@ struct SampleMetadata {
     request_body = TestRequest,
     responses(
         (status = 200, description = "What came back.", body = TestResponse),
-        (status = 409, description = "Nothing can be sent to it now: it is pulled, paused, or full; or another test is under way.", body = ErrorResponse),
-        (status = 429, description = "It was tested too often.", body = ErrorResponse, headers(("Retry-After" = u64, description = "Seconds after which it may work."))),
-        (status = 504, description = "No answer came in time; the text says what may be the reason.", body = ErrorResponse),
+        (
+            status = 409,
+            description = "Nothing can be sent to it now: it is pulled, paused, or full; or another test is \
+                under way.",
+            body = ErrorResponse,
+        ),
+        (
+            status = 429,
+            description = "It was tested too often.",
+            body = ErrorResponse,
+            headers(("Retry-After" = u64, description = "Seconds after which it may work.")),
+        ),
+        (
+            status = 504,
+            description = "No answer came in time; the text says what may be the reason.",
+            body = ErrorResponse,
+        ),
         ByName,
         WithBody,
         Always,
