@@ -455,8 +455,9 @@ pub async fn meant(
         ([one], _) => (*one).clone(),
         ([], [one]) => one.clone(),
         ([], []) => {
-            let message = format!("{message} is unknown, or went to no subscription");
-            return Err(ApiError::new(StatusCode::NOT_FOUND, "no_delivery", message));
+            let text = format!("{message} is unknown, or went to no subscription");
+            return Err(ApiError::new(StatusCode::NOT_FOUND, "no_delivery", text)
+                .with("message_id", message.as_str()));
         }
         (several, _) => {
             let count = if several.is_empty() { known.len() } else { several.len() };

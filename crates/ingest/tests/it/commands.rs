@@ -276,9 +276,15 @@ async fn waiting_is_bounded() {
     });
     eventually(PATIENCE, "the call to listen", async || listening(&town).await).await.unwrap();
     let crowded = api.post("/v1/commands?wait=1", json!({ "command_type": "x" })).await;
-    judge(&crowded, refused(503, "too_many_waiting", "", "1 calls waiting")).unwrap();
+    judge(&crowded, refused(503, "too_many_waiting", "", "1 calls that wait")).unwrap();
     assert_eq!(crowded.header("retry-after"), Some("5"));
     api.post("/v1/commands", json!({ "command_type": "x" })).await.expect(202);
+    let pulled =
+        api.post("/v1/subscriptions", json!({ "service_name": "billing", "channel": "orders" })).await;
+    let path = format!("/v1/subscriptions/{}/pull", text(&pulled.expect(201)["subscription_id"]));
+    let crowded = api.post(&path, json!({ "wait_seconds": 1 })).await;
+    judge(&crowded, refused(503, "too_many_waiting", "", "1 calls that wait")).unwrap();
+    api.post(&path, json!({ "wait_seconds": 0 })).await.expect(200);
     assert_eq!(waiting.await.unwrap(), 504);
 }
 

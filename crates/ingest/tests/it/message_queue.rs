@@ -256,6 +256,22 @@ async fn the_delivery_is_the_named_one_the_services_or_the_only_one() {
 }
 
 #[tokio::test]
+async fn what_has_no_history_is_looked_for_with_the_service() {
+    let (_town, api, mut road, subscription) = scene().await;
+    let mut message = document();
+    (message["message_id"], message["persistent"]) = (json!("m-2"), json!(false));
+    publish(&api, message).await;
+    road.route(&[&subscription]).await;
+    assert_eq!(road.take("w-1").await.len(), 2);
+    let path = "/message-queue/messages/m-2/acknowledge";
+    let answer = api.post(path, json!({ "acknowledged_by": "nobody" })).await;
+    refusal(&answer, 404, "message_not_found", &json!({ "message_id": "m-2" }));
+    let service = json!({ "acknowledged_by": "delivery-service" });
+    api.post(path, service.clone()).await.expect(200);
+    refusal(&api.post(path, service).await, 404, "message_not_found", &json!({ "message_id": "m-2" }));
+}
+
+#[tokio::test]
 async fn refused_in_its_own_words() {
     let town = Town::new().await;
     let api = town.api().await;
