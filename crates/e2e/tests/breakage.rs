@@ -285,17 +285,21 @@ async fn a_broken_lane_holds_back_only_its_own() -> Result<()> {
 async fn broken_lane(town: &Arc<Town>, key: &str) -> Result<()> {
     let broken = town.subscribe("broken", json!({ "channel": "broken" })).await?;
     let lane = town.lane_of(&broken)?;
-    let healthy = loop {
-        let healthy = town.subscribe("healthy", json!({ "channel": "healthy" })).await?;
+    let mut tries = 0;
+    let (healthy, channel) = loop {
+        // One that comes to the same lane must not get what is counted.
+        let channel = format!("healthy-{tries}");
+        let healthy = town.subscribe(&channel, json!({ "channel": channel })).await?;
         if town.lane_of(&healthy)? != lane {
-            break healthy;
+            break (healthy, channel);
         }
+        tries += 1;
     };
     let key = town.lane_key(lane, key);
     town.redis.command(&["SET", &key, "something else"]).await?;
     let own: Vec<Post> = (0..20).map(|n| Post::new(format!("broken-{n}"), "broken")).collect();
     town.publish_bulk(&own).await?;
-    let posts: Vec<Post> = (0..200).map(|n| Post::new(format!("healthy-{n}"), "healthy")).collect();
+    let posts: Vec<Post> = (0..200).map(|n| Post::new(format!("healthy-{n}"), &channel)).collect();
     for part in posts.chunks(20) {
         town.publish_bulk(part).await?;
         tokio::time::sleep(Duration::from_millis(100)).await;
