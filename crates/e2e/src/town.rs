@@ -311,6 +311,20 @@ impl Town {
         self.subscribe(name, request).await
     }
 
+    /// Subscribes to a channel in a lane that is none of `lanes`, which then has it too. The channel has the
+    /// subscriber's name: one that came to another's lane must not get what is counted.
+    pub async fn subscribe_apart(&self, name: &str, lanes: &mut BTreeSet<u16>) -> Result<Subscriber> {
+        let mut tried = 0;
+        loop {
+            let name = format!("{name}-{tried}");
+            let subscriber = self.subscribe(&name, json!({ "channel": name })).await?;
+            if lanes.insert(self.lane_of(&subscriber)?) {
+                return Ok(subscriber);
+            }
+            tried += 1;
+        }
+    }
+
     // ---- Redis
 
     /// The name of a key of a partition.

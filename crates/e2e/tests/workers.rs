@@ -71,8 +71,8 @@ async fn suspects(town: &Arc<Town>) -> Result<()> {
         town.publish(post).await?;
         tokio::time::sleep(Duration::from_millis(30)).await;
     }
-    town.receiver.wait_for(&healthy.path, posts.len(), Duration::from_secs(1)).await?;
-    town.receiver.wait_for(&hang.path, 4, Duration::from_secs(8)).await?;
+    town.receiver.wait_for(&healthy.path, posts.len(), Duration::from_secs(20)).await?;
+    town.receiver.wait_for(&hang.path, 4, Duration::from_secs(20)).await?;
     ensure!(town.receiver.peak_in_flight(&hang.path) == 1, "{}", town.receiver.describe(&hang.path));
     tokio::time::sleep(Duration::from_millis(1_500)).await;
     let mut expected = all_to_all(&[hang], &ids(suspects));
@@ -140,31 +140,27 @@ async fn a_lane_that_refuses_keeps_no_other() -> Result<()> {
 
 async fn refusing_lanes(town: &Arc<Town>) -> Result<()> {
     let mut lanes = BTreeSet::new();
-    let mut other = async |name: &str| loop {
-        let subscriber = town.subscribe(name, json!({ "channel": name })).await?;
-        if lanes.insert(town.lane_of(&subscriber)?) {
-            return anyhow::Ok(subscriber);
-        }
-    };
-    let (unsettled, untaken, healthy) =
-        (other("unsettled").await?, other("untaken").await?, other("healthy").await?);
+    let unsettled = town.subscribe_apart("unsettled", &mut lanes).await?;
+    let untaken = town.subscribe_apart("untaken", &mut lanes).await?;
+    let healthy = town.subscribe_apart("healthy", &mut lanes).await?;
     let broken =
         [town.lane_key(town.lane_of(&unsettled)?, "timers"), town.lane_key(town.lane_of(&untaken)?, "ready")];
     for key in &broken {
         town.redis.command(&["SET", key, "something else"]).await?;
     }
-    let own = [posts("unsettled", 5), posts("untaken", 5)].concat();
+    let own = [posts(&unsettled.name, 5), posts(&untaken.name, 5)].concat();
     town.publish_bulk(&own).await?;
-    town.receiver.wait_for(&unsettled.path, 5, Duration::from_secs(3)).await?;
-    let posts = posts("healthy", 150);
+    town.receiver.wait_for(&unsettled.path, 5, Duration::from_secs(20)).await?;
+    let posts = posts(&healthy.name, 150);
     for post in &posts {
         town.publish(post).await?;
         tokio::time::sleep(Duration::from_millis(25)).await;
     }
     let last = Instant::now();
-    town.receiver.wait_for(&healthy.path, posts.len(), Duration::from_secs(1)).await?;
+    // All of it before the others are mended.
+    town.receiver.wait_for(&healthy.path, posts.len(), Duration::from_secs(20)).await?;
     let key = queue(town, &healthy)?;
-    eventually(Duration::from_secs(1), "the healthy queue to be settled", async || {
+    eventually(Duration::from_secs(20), "the healthy queue to be settled", async || {
         let length = town.redis.command(&["XLEN", &key]).await?.int();
         ensure!(length == Some(0), "{length:?} lie in it");
         Ok(())

@@ -22,12 +22,14 @@ pub struct Lanes {
 struct State {
     /// Lanes where tokens lie.
     hot: BTreeSet<u16>,
+    /// Whether some that were hot are being looked at.
+    looking: bool,
     /// Where the last look ended, so that every lane has its turn.
     next: u16,
     /// Lanes whose tokens up to an entry were passed over: nothing new for this worker up to there.
     passed: HashMap<u16, StreamId>,
-    /// Lanes that refuse to be taken from, and when to ask them again.
-    resting: HashMap<u16, Instant>,
+    /// Lanes that refuse to be taken from, and when to ask them again; `None` while that is done.
+    resting: HashMap<u16, Option<Instant>>,
     /// Lanes where suspects were put off, those first that have waited longest.
     suspects: VecDeque<u16>,
     /// When lanes' next timers are due.
@@ -43,7 +45,7 @@ impl Lanes {
     pub fn heat(&self, lanes: impl IntoIterator<Item = u16>) {
         let mut state = self.lock();
         for lane in lanes {
-            if !state.resting.contains_key(&lane) {
+            if !matches!(state.resting.get(&lane), Some(Some(_))) {
                 state.hot.insert(lane);
             }
         }
@@ -58,7 +60,7 @@ impl Lanes {
         }
     }
 
-    /// Takes at most `most` lanes where tokens lie, going round.
+    /// Takes at most `most` lanes where tokens lie, going round. They are being looked at until the next call.
     pub fn take_hot(&self, most: usize) -> Vec<u16> {
         let mut state = self.lock();
         let next = state.next;
@@ -67,6 +69,7 @@ impl Lanes {
         for lane in &round {
             state.hot.remove(lane);
         }
+        state.looking = !round.is_empty();
         if let Some(last) = round.last() {
             state.next = last.wrapping_add(1);
         }
@@ -88,9 +91,10 @@ impl Lanes {
         self.looked.notified().await;
     }
 
-    /// Whether no lane is hot.
+    /// Whether no lane is hot, and none being looked at.
     pub fn is_cool(&self) -> bool {
-        self.lock().hot.is_empty()
+        let state = self.lock();
+        state.hot.is_empty() && !state.looking
     }
 
     /// Tokens up to `upto` were passed over there, because this worker holds enough of them.
@@ -118,30 +122,43 @@ impl Lanes {
         }
     }
 
-    /// Up to where tokens need no look, by lane: they were passed over, or the lane rests.
+    /// Up to where tokens were passed over, by lane.
     pub fn passed(&self) -> HashMap<u16, StreamId> {
+        self.lock().passed.clone()
+    }
+
+    /// Up to where tokens are no news, by lane: they were passed over, or the lane refuses.
+    pub fn wait_from(&self) -> HashMap<u16, StreamId> {
         let state = self.lock();
         let mut passed = state.passed.clone();
         passed.extend(state.resting.keys().map(|lane| (*lane, StreamId::LAST)));
         passed
     }
 
-    /// A lane refuses: it is left alone for a while, so that it disturbs no other.
+    /// A lane refuses: it is left alone for a while, and out of every wait until it is well, so that it disturbs
+    /// no other.
     pub fn rest(&self, lane: u16, during: Duration) {
         let mut state = self.lock();
         state.hot.remove(&lane);
-        state.resting.insert(lane, Instant::now() + during);
+        state.resting.insert(lane, Some(Instant::now() + during));
+    }
+
+    /// A lane that refused does so no more.
+    pub fn is_well(&self, lane: u16) {
+        self.lock().resting.remove(&lane);
     }
 
     /// Lanes that have rested enough are worth a look again.
     pub fn wake(&self) {
         let now = Instant::now();
-        let mut state = self.lock();
-        let rested: Vec<u16> =
-            state.resting.iter().filter(|(_, until)| **until <= now).map(|(lane, _)| *lane).collect();
+        let mut rested = Vec::new();
+        for (lane, until) in &mut self.lock().resting {
+            if until.is_some_and(|until| until <= now) {
+                *until = None;
+                rested.push(*lane);
+            }
+        }
         if !rested.is_empty() {
-            state.resting.retain(|_, until| *until > now);
-            drop(state);
             self.heat(rested);
         }
     }
@@ -202,7 +219,8 @@ mod tests {
         lanes.heat([1, 2]);
         assert_eq!(lanes.take_hot(2), [3, 1]);
         assert_eq!(lanes.take_hot(9), [2]);
-        assert!(lanes.is_cool());
+        assert!(!lanes.is_cool(), "it is being looked at");
+        assert!(lanes.take_hot(9).is_empty() && lanes.is_cool());
     }
 
     #[test]
@@ -232,10 +250,16 @@ mod tests {
         lanes.rest(1, Duration::from_secs(60));
         lanes.rest(3, Duration::ZERO);
         lanes.heat([1, 2, 3]);
-        assert_eq!(lanes.take_hot(9), [2]);
-        assert_eq!(lanes.passed(), HashMap::from([(1, StreamId::LAST), (3, StreamId::LAST)]));
+        let resting = HashMap::from([(1, StreamId::LAST), (3, StreamId::LAST)]);
+        assert_eq!((lanes.take_hot(9), lanes.wait_from()), (vec![2], resting.clone()));
+        // It is asked again, and stays out of waits until it has answered.
         lanes.wake();
-        assert_eq!((lanes.take_hot(9), lanes.passed().len()), (vec![3], 1));
+        assert_eq!((lanes.take_hot(9), lanes.wait_from()), (vec![3], resting));
+        // That was not heard of.
+        lanes.heat([1, 2, 3]);
+        assert_eq!(lanes.take_hot(9), [2, 3]);
+        lanes.is_well(3);
+        assert_eq!(lanes.wait_from().into_keys().collect::<Vec<_>>(), [1]);
     }
 
     #[test]

@@ -95,6 +95,7 @@ async fn take(shared: &Shared, ill: &mut HashMap<u16, Backoff>) -> Result<(), St
         match answer {
             Ok(taken) => {
                 if ill.remove(&lane).is_some() {
+                    shared.lanes.is_well(lane);
                     info!(lane, "taking from a lane goes on");
                 }
                 leases.extend(taken.leases);
@@ -191,10 +192,10 @@ pub async fn watch_forever(shared: Shared) {
                 Some(open) => open,
                 None => shared.store.ready_reader().await?,
             };
-            let from = shared.lanes.passed();
+            let from = shared.lanes.wait_from();
             let mut lanes = open.wait(&shared.store, &from, BLOCK).await?;
             // What was passed over meanwhile is no news; the next wait tells of what lies behind it.
-            let passed = shared.lanes.passed();
+            let passed = shared.lanes.wait_from();
             lanes.retain(|lane| passed.get(lane).is_none_or(|upto| from.get(lane) == Some(upto)));
             Ok::<_, StoreError>((open, lanes))
         };
@@ -203,21 +204,19 @@ pub async fn watch_forever(shared: Shared) {
                 reader = Some(open);
                 backoff.reset();
                 quiet = if lanes.is_empty() { quiet + 1 } else { 0 };
-                if !lanes.is_empty() {
-                    shared.lanes.heat(lanes);
-                    // The same tokens would be seen again before they are taken.
-                    while !shared.lanes.is_cool() {
-                        shared.lanes.cooled().await;
-                    }
-                }
+                shared.lanes.heat(lanes);
             }
             Err(error) => {
-                backoff.wait().await;
                 // One lane's stream may be none: looking at all finds out which, and lets it rest.
                 if !error.is_transient() {
                     shared.lanes.heat(0..shared.store.layout().lanes);
                 }
+                backoff.wait().await;
             }
+        }
+        // The same tokens would be seen again before they are taken.
+        while !shared.lanes.is_cool() {
+            shared.lanes.cooled().await;
         }
         shared.lanes.wake();
         // A place may have been freed without a settlement, or just before a token was passed over.
