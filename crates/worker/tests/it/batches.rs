@@ -65,8 +65,6 @@ async fn those_that_an_answer_names_are_tried_again_alone() {
     let at = road.queue(&subscription, &messages(&["a", "b", "c"])).await;
     let failed = json!({ "failed": [
         { "message_id": "b", "error": "no \u{7} such order" },
-        { "message_id": "unheard-of", "error": "?" },
-        "nonsense",
     ]});
     road.receiver.on("/in", Behaviour::first(1, Answer::status(202).json(&failed)).then(Answer::ok()));
     let _working = road.work().await;
@@ -86,9 +84,7 @@ async fn those_that_an_answer_names_are_tried_again_alone() {
 async fn answers_that_say_nothing_of_a_batch_deliver_it() {
     let mut road = Road::new().await;
     let subscription = road.subscribe(batches).await;
-    let answers =
-        [r#"{"failed":[{"message_id":"a0""#, r#"{"failed":"a1"}"#, "thanks", "[7]", r#"{"failed":null}"#];
-    for (n, answer) in answers.into_iter().enumerate() {
+    for (n, answer) in ["thanks", "[7]", r#"{"failed":null}"#, r#"{"status":"ok"#].into_iter().enumerate() {
         let (a, b) = (format!("a{n}"), format!("b{n}"));
         road.queue(&subscription, &messages(&[&a, &b])).await;
         road.receiver.on("/in", Answer::ok().body(answer));
@@ -96,6 +92,31 @@ async fn answers_that_say_nothing_of_a_batch_deliver_it() {
         let state = road.settled(&subscription).await;
         assert_eq!((state.delivered, state.failed), ((2 * n + 2) as u64, 0), "{answer}");
         drop(working);
+    }
+}
+
+#[tokio::test]
+async fn a_list_of_failures_that_is_in_doubt_fails_all_of_them() {
+    let answers = [
+        r#"{"failed":[{"message_id":"a""#,
+        r#"{"failed":"a"}"#,
+        r#"{"failed":[{"message_id":"unheard-of","error":"?"}]}"#,
+        r#"{"failed":["a",7]}"#,
+    ];
+    for answer in answers {
+        let mut road = Road::new().await;
+        let subscription = road.subscribe(batches).await;
+        road.queue(&subscription, &messages(&["a", "b"])).await;
+        road.receiver.on("/in", Behaviour::first(1, Answer::ok().body(answer)).then(Answer::ok()));
+        let _working = road.work().await;
+        let received = road.received(3).await;
+        assert_eq!(
+            all_held(&received),
+            [of(&[("a", 1), ("b", 1)]), of(&[("a", 2)]), of(&[("b", 2)])],
+            "{answer}"
+        );
+        let state = road.settled(&subscription).await;
+        assert_eq!((state.delivered, state.failed, state.dead), (2, 2, 0), "{answer}");
     }
 }
 
